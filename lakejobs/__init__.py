@@ -1,0 +1,14 @@
+"""lakejobs: a medallion lake as a Luigi pipeline. This module is what `luigi --module lakejobs` loads."""
+
+from lakejobs import config, console
+
+config.apply_defaults()
+console.install()
+
+from lakejobs.bronze import Bronze  # noqa: E402 - after Luigi has its settings
+from lakejobs.gold import Gold  # noqa: E402
+from lakejobs.pipeline import BronzeAll, Generate, GenerateAll, GoldAll, SilverAll  # noqa: E402
+from lakejobs.silver import Silver  # noqa: E402
+from lakejobs.staging import Staging  # noqa: E402
+
+__all__ = ["Bronze", "BronzeAll", "Generate", "GenerateAll", "Gold", "GoldAll", "Silver", "SilverAll", "Staging"]

@@ -1,0 +1,60 @@
+"""The one configuration section, `[lake]`, and the Luigi settings the lake cannot do without.
+
+Each value can be set in `luigi.cfg` or on the command line: `[lake] root=…` is `--lake-root …`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+
+import luigi
+
+
+class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section after its class
+    """Where the lake is and how it behaves. Relative paths are relative to the working directory."""
+
+    root = luigi.Parameter(default="datalake", description="Directory of the lake.")
+    staging = luigi.Parameter(default="local_output", description="Directory staged CSV files arrive in.")
+    expectations = luigi.Parameter(default="expectations", description="Directory of the expectation suites.")
+    earliest_date = luigi.DateParameter(
+        default=dt.date(1970, 1, 1), description="An event before this day has no usable timestamp."
+    )
+    timestamp_formats = luigi.DictParameter(
+        default={}, description='More timestamp formats by domain, tried in order: {"sales": ["%m/%d/%Y"]}.'
+    )
+    keep_snapshots = luigi.IntParameter(default=10, description="Snapshots kept of each gold table.")
+    keep_validations = luigi.IntParameter(
+        default=200, description="Validation results and Data Docs pages kept of each domain."
+    )
+    memory_limit = luigi.Parameter(default="60%", description="What the engine may use, e.g. 4GB or 60%.")
+    chunk_rows = luigi.IntParameter(default=500_000, description="Rows validated in one piece.")
+
+
+# Without these a failed task exits 0, a missing luigid is waited for for a minute, and two runs at once are
+# refused although the lake has locks of its own. They hold wherever the command is started from; a luigi.cfg wins.
+# The checks of [worker] compare a task with a lake that other runs may have moved on since: a task records
+# what it read, and the next run repairs what is stale.
+DEFAULTS = {
+    "retcode": {
+        "already_running": "10",
+        "missing_data": "20",
+        "not_run": "25",
+        "task_failed": "30",
+        "scheduling_error": "35",
+        "unhandled_exception": "40",
+    },
+    "core": {"no_lock": "true", "rpc_retry_attempts": "2", "rpc_retry_wait": "1", "rpc_log_retries": "false", "log_level": "INFO"},
+    "worker": {"check_unfulfilled_deps": "false"},
+}
+
+
+def apply_defaults() -> None:
+    """Give Luigi the settings above where no configuration file has set them."""
+    # Luigi reads these past its own parameters, and then warns that nobody does.
+    warnings.filterwarnings("ignore", message=".*'rpc_", category=UserWarning)
+    settings = luigi.configuration.get_config()
+    for section, options in DEFAULTS.items():
+        for option, value in options.items():
+            if not settings.has_option(section, option):
+                settings.set(section, option, value)

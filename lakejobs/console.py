@@ -1,0 +1,76 @@
+"""What a person reads in the terminal: plain messages instead of tracebacks and scheduler chatter."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import luigi
+
+log = logging.getLogger("luigi-interface.lakejobs")
+"""The project's logger. It hangs below Luigi's, so Luigi's level and handler settings hold for it too."""
+
+LUIGID_HELP = (
+    "no luigid answers at {url}. Start one (scripts/luigid, or: luigid --background --address 127.0.0.1 "
+    "--pidfile .luigid/pid --logdir .luigid), or add --local-scheduler to run without one."
+)
+
+# Luigi says these once per task at INFO; for a backfill of a year that is a wall of text.
+CHATTER = ("Informed scheduler that", "[pid %s] Worker", "Running Worker with", "Done scheduling", "Worker Worker(")
+
+
+class LakeError(Exception):
+    """Something a person can mend. The text says what is wrong, in which file or setting, and what to do."""
+
+
+class PlainMessages(logging.Filter):
+    """Cuts Luigi's log down to what helps.
+
+    An exception that is a person's to mend is shown as its message, without a traceback; every other
+    exception keeps its traceback. Per-task scheduling notes are dropped below WARNING.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        template = str(record.msg)
+        if record.levelno < logging.WARNING and template.startswith(CHATTER):
+            return False
+        error = record.exc_info[1] if record.exc_info else None
+        if message := plain_message(error):
+            task = f"{record.args[-1]}: " if "failed" in template and isinstance(record.args, tuple) else ""
+            record.msg, record.args, record.exc_info, record.exc_text = "%s%s", (task, message), None, None
+        return True
+
+
+def plain_message(error: BaseException | None) -> str | None:
+    """The text to show instead of a traceback, or None where the traceback is what helps."""
+    if isinstance(error, LakeError):
+        return str(error)
+    # Imported by name only: the client for luigid is loaded by Luigi before any of its errors can exist.
+    if type(error).__name__ == "RPCError" and type(error).__module__ == "luigi.rpc":
+        return LUIGID_HELP.format(url=str(error).rpartition(" ")[2].strip("'"))
+    return None
+
+
+def install() -> None:
+    """Put the filter on Luigi's logger, once."""
+    luigi_log = logging.getLogger("luigi-interface")
+    if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
+        luigi_log.addFilter(PlainMessages())
+
+
+def tell(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
+    """Say what a task is doing or has done: in the log, and in the visualiser while it runs under a worker."""
+    log.info("%s: %s", task, message)
+    report(task, message, percent=percent, link=link)
+
+
+def report(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
+    """Say it in the visualiser alone."""
+    # Luigi puts these on a task only for the time a worker runs it.
+    if set_message := getattr(task, "set_status_message", None):
+        set_message(message)
+    if percent is not None and (set_percentage := getattr(task, "set_progress_percentage", None)):
+        set_percentage(percent)
+    if link and (set_link := getattr(task, "set_tracking_url", None)):
+        set_link(link)

@@ -1,0 +1,62 @@
+"""Inventory: one row per stock movement of a product in a warehouse.
+
+Seen in real exports: movement types of a neighbouring process (`TRANSFER`), receipts booked with a quantity of
+zero, and quantities with decimals (`3.00`) although only whole pieces are counted.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from lakejobs.domains.domain import Domain
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOVEMENT_TYPES = ("inbound", "outbound", "adjustment")
+
+
+def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) -> dict[str, np.ndarray]:
+    """4% of the movement types are TRANSFER, 3% of the quantities missing or zero."""
+    import numpy as np
+
+    from lakejobs.domains import catalogue
+
+    products = catalogue.products()
+    product = draw.integers(0, catalogue.PRODUCTS, count)
+    kind = draw.choice(3, count, p=[0.5, 0.4, 0.1])
+    most = np.take((200, 80, 10), kind)
+    quantity = catalogue.spoil(draw, draw.integers(1, most + 1, count).astype(str), 0.015, "")
+    return {
+        "movement_id": catalogue.record_ids("M", batch, first, count),
+        "timestamp": catalogue.timestamps(draw, batch, count),
+        "product_id": products.product_id[product],
+        "product_name": products.name[product],
+        "warehouse_id": draw.choice(catalogue.WAREHOUSES, count),
+        "movement_type": catalogue.spoil(draw, np.take(MOVEMENT_TYPES, kind), 0.04, "TRANSFER"),
+        "quantity": catalogue.spoil(draw, quantity, 0.015, "0"),
+        "unit_cost": catalogue.cents(products.cost_cents[product]),
+        "supplier_id": products.supplier_id[product],
+    }
+
+
+DOMAIN = Domain(
+    name="inventory",
+    prefix="inventory",
+    columns={
+        "movement_id": "text",
+        "timestamp": "timestamp",
+        "product_id": "text",
+        "product_name": "text",
+        "warehouse_id": "text",
+        "movement_type": "text",
+        "quantity": "integer",
+        "unit_cost": "number",
+        "supplier_id": "text",
+    },
+    key="movement_id",
+    event_time="timestamp",
+    rows=8,
+    fake=fake,
+)

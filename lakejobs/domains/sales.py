@@ -1,0 +1,76 @@
+"""Sales: one row per sale line, as a shop's till system exports them.
+
+Seen in real exports: totals that do not match quantity × price, missing quantities, whole lines sent twice, and
+integers written as `3.0` because the tool that wrote them met a NULL in the column.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from lakejobs.domains.domain import Correction, Domain
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PAYMENT_METHODS = ("credit_card", "debit_card", "paypal", "bank_transfer", "cash")
+STATUSES = ("completed", "pending", "refunded")
+
+
+def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) -> dict[str, np.ndarray]:
+    """5% of the totals are wrong, 3% of the quantities missing."""
+    import numpy as np
+
+    from lakejobs.domains import catalogue
+
+    products = catalogue.products()
+    product = draw.integers(0, catalogue.PRODUCTS, count)
+    quantity = draw.integers(1, 6, count)
+    total = quantity * products.price_cents[product]
+    wrong = draw.random(count) < 0.05
+    off_by = draw.integers(1, 2000, count) * draw.choice([-1, 1], count)
+    return {
+        "sale_id": catalogue.record_ids("S", batch, first, count),
+        "timestamp": catalogue.timestamps(draw, batch, count),
+        "customer_id": catalogue.customer_ids(draw.integers(0, catalogue.CUSTOMERS, count)),
+        "product_id": products.product_id[product],
+        "product_name": products.name[product],
+        "category": products.category[product],
+        "quantity": catalogue.spoil(draw, quantity.astype(str), 0.03, ""),
+        "unit_price": catalogue.cents(products.price_cents[product]),
+        "total_amount": catalogue.cents(np.where(wrong, total + off_by * 10, total)),
+        "payment_method": draw.choice(PAYMENT_METHODS, count, p=[0.4, 0.2, 0.2, 0.1, 0.1]),
+        "status": draw.choice(STATUSES, count, p=[0.85, 0.1, 0.05]),
+    }
+
+
+DOMAIN = Domain(
+    name="sales",
+    prefix="sales",
+    columns={
+        "sale_id": "text",
+        "timestamp": "timestamp",
+        "customer_id": "text",
+        "product_id": "text",
+        "product_name": "text",
+        "category": "text",
+        "quantity": "integer",
+        "unit_price": "number",
+        "total_amount": "number",
+        "payment_method": "text",
+        "status": "text",
+    },
+    key="sale_id",
+    event_time="timestamp",
+    rows=10,
+    fake=fake,
+    corrections=(
+        Correction(
+            column="total_amount",
+            operands=("quantity", "unit_price"),
+            expression="round(cast(quantity as decimal(15, 0)) * cast(unit_price as decimal(21, 6)), 2)",
+            tolerance=0.01,
+        ),
+    ),
+)

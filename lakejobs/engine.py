@@ -1,0 +1,276 @@
+"""The engine: what does the data work behind a small interface.
+
+Every statement that silver and gold hand over is written in what DuckDB and Spark SQL share; the three functions
+that they name differently (`regexp_like`, `btrim`, `json_text`) are defined here under Spark's names. DuckDB in the
+process is the one engine there is; another one implements `Engine` and runs the same text.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import operator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lakejobs import records
+from lakejobs.config import lake as settings
+from lakejobs.console import LakeError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LONGEST_LINE = 2_000_000
+"""Bytes of a line that DuckDB reads; a file with a longer one is read carefully."""
+# DuckDB reads *, ? and [ in a path as a pattern.
+PLAIN_PATH = re.compile(r"[^*?\[\]]+")
+CAREFUL_BATCH = 50_000
+"""Records that the careful reader hands over at a time."""
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """A CSV file to read."""
+
+    path: str
+    number: int
+    """Tells the rows of this file apart; a later landed file has a higher number."""
+    landing_date: dt.date
+    latest_date: dt.date
+    """No event of this file can be later."""
+    inspection: records.Inspection
+
+
+class Engine(Protocol):
+    """What an engine has to offer. Tables live as long as the engine does."""
+
+    def load_csv(self, table: str, files: Sequence[CsvFile], columns: Sequence[str], query: str) -> None:
+        """Keep as `table` what `query` makes of the records of CSV files, which it reads under the name `delivered`.
+
+        One row of `delivered` a record, all of it text but for the first three: `file_number`, `landing_date`,
+        `latest_date`; `malformed`, the raw text of a line that is no record (NULL otherwise); `extra`, the members
+        of a JSON object of the values of columns that are not the domain's (NULL where there are none); and the
+        domain's `columns` as delivered, matched by header name, NULL where missing.
+
+        `table` has a column `row_number_` besides, which increases within a file from line to line.
+        """
+
+    def run(self, statement: str) -> None:
+        """Run a statement that gives no rows."""
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """A small result as Python values."""
+
+    def batches(self, query: str, size: int) -> Iterator[pa.RecordBatch]:
+        """A large result in Arrow batches of up to `size` rows."""
+
+    def arrow(self, query: str) -> pa.Table:
+        """A whole result as one Arrow table."""
+
+    def register(self, name: str, data: pa.Table) -> None:
+        """Make an Arrow table readable under a name."""
+
+    def read_parquet(self, name: str, paths: Sequence[str]) -> None:
+        """Make Parquet files readable under a name."""
+
+    def write_parquet(self, query: str, path: str, footer: str) -> int:
+        """Write a query's rows to one Parquet file with `footer` as its entry `lakejobs`; returns their number."""
+
+    def close(self) -> None:
+        """Give back memory and temporary files."""
+
+
+def text(value: str) -> str:
+    """A string as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+class DuckDB:
+    """DuckDB in the process, spilling to the lake's disk what does not fit in `[lake] memory_limit`."""
+
+    def __init__(self, spill_directory: str) -> None:
+        import duckdb
+
+        self._spill = spill_directory
+        limit = settings().memory_limit
+        try:
+            self._connection = duckdb.connect(config={"memory_limit": limit, "temp_directory": spill_directory})
+        except duckdb.Error as error:
+            raise LakeError(f"[lake] memory_limit={limit} is not understood: {error}") from error
+        self._connection.execute("set timezone = 'UTC'")
+        self._connection.execute("create macro regexp_like(value, pattern) as regexp_matches(value, pattern)")
+        self._connection.execute("create macro btrim(value, characters) as trim(value, characters)")
+        self._connection.execute("create macro json_text(value) as cast(to_json(value) as varchar)")
+
+    def __enter__(self) -> DuckDB:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def run(self, statement: str) -> None:
+        self._connection.execute(statement)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(query).fetchall()
+
+    def batches(self, query: str, size: int) -> Iterator[pa.RecordBatch]:
+        yield from self._connection.execute(query).to_arrow_reader(size)
+
+    def arrow(self, query: str) -> pa.Table:
+        return self._connection.execute(query).to_arrow_table()
+
+    def register(self, name: str, data: pa.Table) -> None:
+        self._connection.register(name, data)
+
+    def read_parquet(self, name: str, paths: Sequence[str]) -> None:
+        self._connection.execute(f"create or replace temp view {name} as select * from read_parquet([{_list(paths)}], hive_partitioning = false)")
+
+    def write_parquet(self, query: str, path: str, footer: str) -> int:
+        written = self._connection.execute(
+            f"copy ({query}) to {text(path)} (format parquet, kv_metadata {{lakejobs: {text(footer)}}})"
+        ).fetchone()
+        return int(written[0]) if written else 0
+
+    # -------------------------------------------------------------------------------------------- CSV
+
+    def load_csv(self, table: str, files: Sequence[CsvFile], columns: Sequence[str], query: str) -> None:
+        plain: dict[tuple[Any, ...], list[CsvFile]] = {}
+        careful = []
+        for file in files:
+            if file.inspection.plain and PLAIN_PATH.fullmatch(file.path):
+                plain.setdefault((file.inspection.header, file.inspection.newline), []).append(file)
+            else:
+                careful.append(file)
+        self.register("delivered", _delivered([], columns))
+        self.run(f"create temp table {table}_ as {query}")
+        for group in plain.values():
+            self._load_plain(f"{table}_", group, columns, query)
+        for file in careful:
+            for batch in _read_carefully(file, columns):
+                self._insert(f"{table}_", batch, query)
+        self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
+
+    def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str) -> None:
+        """Read files of the same header and line ends at once."""
+        header = files[0].inspection.header
+        newline = {"LF": r"\n", "CRLF": r"\r\n"}[files[0].inspection.newline]
+        by_name, others = match(header, columns)
+        extra = "cast(null as varchar)"
+        if others:
+            members = ", ".join(
+                f"case when btrim(c{index}, ' \t') <> '' then {text(json.dumps(name, ensure_ascii=False) + ': ')} || json_text(c{index}) end"
+                for name, index in others.items()
+            )
+            extra = f"nullif(concat_ws(', ', {members}), '')"
+        # Looked up by position in a list, because a join would lose the order of the lines.
+        self.run(f"create type file_names as enum ({_list(file.path for file in files)})")
+        position = "enum_code(cast(filename as file_names)) + 1"
+        landing = ", ".join(f"date '{file.landing_date}'" for file in files)
+        latest = ", ".join(f"date '{file.latest_date}'" for file in files)
+        picked = ", ".join(f"{f'c{by_name[name]}' if name in by_name else 'cast(null as varchar)'} as {name}" for name in columns)
+        types = ", ".join(f"c{index}: 'varchar'" for index in range(len(header)))
+        self.run("drop table if exists reject_errors; drop table if exists reject_scans; drop view if exists delivered")
+        self.run(
+            f"create temp view delivered as select [{', '.join(str(file.number) for file in files)}][{position}] as file_number, "
+            f"[{landing}][{position}] as landing_date, [{latest}][{position}] as latest_date, "
+            f"cast(null as varchar) as malformed, {extra} as extra, {picked} "
+            f"from read_csv([{_list(file.path for file in files)}], auto_detect = false, header = true, columns = {{{types}}}, "
+            f"delim = ',', quote = '\"', escape = '\"', new_line = '{newline}', filename = true, "
+            f"max_line_size = {LONGEST_LINE}, store_rejects = true)"
+        )
+        self.run(f"insert into {table} {query}")
+        rejects = self.rows(
+            "select distinct s.file_path, e.line_byte_position from reject_errors e join reject_scans s using (scan_id, file_id) "
+            "order by 1, 2"
+        )
+        self.run("drop view delivered; drop type file_names")
+        by_path = {file.path: file for file in files}
+        lines = [(by_path[path], None, raw) for path, raw in _raw_lines(rejects)]
+        for start in range(0, len(lines), CAREFUL_BATCH):
+            self._insert(table, _delivered(lines[start : start + CAREFUL_BATCH], columns), query)
+
+    def _insert(self, table: str, batch: pa.Table, query: str) -> None:
+        self.register("delivered", batch)
+        self.run(f"insert into {table} {query}")
+        self._connection.unregister("delivered")
+
+
+def _list(values: Iterable[str]) -> str:
+    return ", ".join(text(value) for value in values)
+
+
+def _raw_lines(rejects: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
+    """The text of lines that DuckDB refused, by the byte they begin at (counted from 1)."""
+    for path, lines in itertools.groupby(rejects, key=operator.itemgetter(0)):
+        with open(path, "rb") as handle:
+            for _, position in lines:
+                handle.seek(position - 1)
+                line = handle.readline()
+                while line and not line.strip(b"\r\n"):
+                    line = handle.readline()
+                yield path, line.rstrip(b"\r\n").decode("utf-8", "replace")
+
+
+def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The records of a file that only `records.read` understands."""
+    by_name, others = match(file.inspection.header, columns)
+    indexes = [by_name.get(name) for name in columns]
+    with open(file.path, "rb") as handle:
+        found = records.read(handle, file.inspection)
+        while taken := list(itertools.islice(found, CAREFUL_BATCH)):
+            rows = []
+            for fields, raw in taken:
+                if fields is None:
+                    rows.append((file, None, raw))
+                    continue
+                values = [None if index is None else fields[index] for index in indexes]
+                extra = ", ".join(
+                    records.json_member(name, fields[index]) for name, index in others.items() if fields[index].strip(" \t")
+                )
+                rows.append((file, (extra or None, values), None))
+            yield _delivered(rows, columns)
+
+
+def _delivered(rows: list[tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]], columns: Sequence[str]) -> pa.Table:
+    """Rows (file, (extra, values) or None where malformed, raw text or None) as the relation `delivered`."""
+    import pyarrow as pa
+
+    nothing = [None] * len(columns)
+    values = [content[1] if content else nothing for _, content, _ in rows]
+    data = {
+        "file_number": pa.array([file.number for file, _, _ in rows], pa.int32()),
+        "landing_date": pa.array([file.landing_date for file, _, _ in rows], pa.date32()),
+        "latest_date": pa.array([file.latest_date for file, _, _ in rows], pa.date32()),
+        "malformed": pa.array([raw for _, _, raw in rows], pa.string()),
+        "extra": pa.array([content[0] if content else None for _, content, _ in rows], pa.string()),
+    }
+    for index, name in enumerate(columns):
+        data[name] = pa.array([row[index] or None for row in values], pa.string())
+    return pa.table(data)
+
+
+def match(header: Sequence[str], columns: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Where the domain's columns are in a header, and where the others are, under names told apart.
+
+    Names match without regard to case. Of a name that stands twice the first is meant.
+    """
+    known = set(columns)
+    by_name: dict[str, int] = {}
+    others: dict[str, int] = {}
+    for index, name in enumerate(header):
+        folded = name.casefold()
+        if folded in known and folded not in by_name:
+            by_name[folded] = index
+            continue
+        label, copies = name or f"column {index + 1}", 2
+        while label in others or label in known:
+            label, copies = f"{name}_{copies}", copies + 1
+        others[label] = index
+    return by_name, others

@@ -1,0 +1,218 @@
+"""Gold: one table per SQL file, published as snapshots.
+
+A table whose grain has the date recomputes only the days whose silver changed and carries the other rows over from
+its last snapshot. The footer of a snapshot holds the identity of every silver partition it was made from and the
+hash of its SQL, so the next run knows what is left to do.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import importlib.resources
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import luigi
+
+from lakejobs import lake as storage
+from lakejobs import lineage
+from lakejobs.config import lake as settings
+from lakejobs.console import LakeError, tell
+from lakejobs.domains import DOMAINS
+from lakejobs.engine import DuckDB
+from lakejobs.lineage import DomainState
+from lakejobs.parameters import NameParameter
+from lakejobs.silver import DomainSilver
+
+HEADER = re.compile(r"-- grain: (?P<grain>[a-z0-9_, ]+)\n-- source: (?P<source>[a-z0-9_]+)\n")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A gold table, as its SQL file describes it."""
+
+    name: str
+    grain: tuple[str, ...]
+    source: str
+    """A domain, whose valid silver rows the SQL reads under this name; or another gold table."""
+    sql: str
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()[:32]
+
+    @property
+    def is_daily(self) -> bool:
+        return "date" in self.grain
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """Every gold table by name; those that others read come first."""
+    found = {}
+    for file in sorted(importlib.resources.files("lakejobs").joinpath("sql/gold").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".sql"):
+            table = parse_table(file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
+            found[table.name] = table
+    for table in found.values():
+        if table.source not in DOMAINS and table.source not in found:
+            raise LakeError(f"sql/gold/{table.name}.sql: its source {table.source} is neither a domain nor a table")
+    return dict(sorted(found.items(), key=lambda item: item[1].source not in DOMAINS))
+
+
+def parse_table(name: str, sql: str) -> Table:
+    header = HEADER.match(sql)
+    if not header:
+        raise LakeError(f"sql/gold/{name}.sql does not begin with the lines '-- grain: …' and '-- source: …'")
+    return Table(name, tuple(column.strip() for column in header["grain"].split(",")), header["source"], sql)
+
+
+def domain_of(table: Table) -> str:
+    """The domain a table is made from, directly or by way of other tables."""
+    return table.source if table.source in DOMAINS else domain_of(tables()[table.source])
+
+
+class TableParameter(NameParameter):
+    def __init__(self) -> None:
+        super().__init__("gold table", tables())
+
+
+class Gold(luigi.Task):
+    """The newest snapshot of one gold table."""
+
+    table = TableParameter()
+
+    def requires(self) -> list[luigi.Task]:
+        source = tables()[self.table].source
+        return [DomainSilver(source)] if source in DOMAINS else [Gold(source)]
+
+    def output(self) -> GoldTarget:
+        return GoldTarget(self.table)
+
+    def run(self) -> None:
+        table = tables()[self.table]
+        with lineage.state(domain_of(table)).locked() as state:
+            if not is_fresh(state, table):
+                tell(self, build(state, table))
+
+
+class GoldTarget(luigi.Target):
+    """Exists when the newest snapshot was made from what silver holds now, and nothing is waiting below."""
+
+    def __init__(self, table: str) -> None:
+        self.table = tables()[table]
+
+    @property
+    def path(self) -> str:
+        """The newest snapshot, or the directory of the table where there is none yet."""
+        state = lineage.state(domain_of(self.table))
+        newest, _ = newest_snapshot(state, self.table)
+        return state.lake.gold(self.table.name, newest) if newest else state.lake.layer("gold", self.table.name)
+
+    def exists(self) -> bool:
+        state = lineage.state(domain_of(self.table))
+        return not state.stale_landings() and not state.stale_dates() and is_fresh(state, self.table)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def snapshots(state: DomainState, table: Table) -> list[str]:
+    """Names of a table's snapshots, the newest last."""
+    found = storage.files(state.lake.layer("gold", table.name))
+    return [file.name for file in found if file.name.startswith(f"{table.name}_") and file.name.endswith(".parquet")]
+
+
+def newest_snapshot(state: DomainState, table: Table) -> tuple[str | None, dict[str, Any] | None]:
+    """The newest snapshot that is whole, and its footer."""
+    for name in reversed(snapshots(state, table)):
+        if footer := state.footer(state.lake.gold(table.name, name)):
+            return name, footer
+    return None, None
+
+
+def inputs(state: DomainState, table: Table) -> dict[str, str]:
+    """What a table is made from now: the identity of each silver partition by date, or of its source table."""
+    if table.source in DOMAINS:
+        return {date.isoformat(): footer["identity"] for date, footer in state.silver.items()}
+    _, footer = newest_snapshot(state, tables()[table.source])
+    return {table.source: footer["identity"]} if footer else {}
+
+
+def is_fresh(state: DomainState, table: Table) -> bool:
+    """Whether the newest file of a table is whole and was made from its inputs as they are."""
+    if table.source not in DOMAINS and not is_fresh(state, tables()[table.source]):
+        return False
+    names = snapshots(state, table)
+    footer = state.footer(state.lake.gold(table.name, names[-1])) if names else None
+    return footer is not None and footer["identity"] == lineage.digest([table.hash, inputs(state, table)])
+
+
+def build(state: DomainState, table: Table) -> str:
+    """Publish a new snapshot. Returns what was done."""
+    before, footer = newest_snapshot(state, table)
+    made_from = inputs(state, table)
+    old = footer["inputs"] if footer and footer["sql"] == table.hash else {}
+    directory = state.lake.layer("gold", table.name)
+    storage.sweep(directory)
+    with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
+        if table.is_daily and table.source in DOMAINS:
+            changed = sorted(date for date in made_from if old.get(date) != made_from[date])
+            carried = sorted(date for date in old if old[date] == made_from.get(date))
+        else:
+            changed, carried = sorted(made_from), []
+        _read_source(state, table, changed, engine)
+        now = dt.datetime.now(dt.UTC)
+        stamp = f"timestamp '{now.replace(tzinfo=None)}' as generated_at"
+        query = f"select *, {stamp} from (\n{table.sql}\n) as computed"
+        if carried and before:
+            engine.read_parquet("carried", [state.lake.gold(table.name, before)])
+            days = ", ".join(f"date '{date}'" for date in carried)
+            query += f" union all select * from carried where date in ({days})"
+        names = snapshots(state, table)
+        name = storage.snapshot_name(table.name, names[-1] if names else None, now)
+        content = {
+            "identity": lineage.digest([table.hash, made_from]),
+            "sql": table.hash,
+            "inputs": made_from,
+            "generated_at": now.isoformat(),
+        }
+        with storage.publish(state.lake.gold(table.name, name)) as temporary:
+            rows = engine.write_parquet(
+                f"select * from ({query}) as snapshot order by {', '.join(table.grain)}", temporary, storage.footer_text(content)
+            )
+            storage.seal(temporary)
+    prune(state, table)
+    if not table.is_daily:
+        return f"{rows:,} rows"
+    return f"{rows:,} rows, {len(changed):,} day{'' if len(changed) == 1 else 's'} computed, {len(carried):,} carried over"
+
+
+def _read_source(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:
+    """Make the table's source readable under its name: the valid silver rows of some dates, or another table."""
+    if table.source not in DOMAINS:
+        newest, _ = newest_snapshot(state, tables()[table.source])
+        if newest is None:
+            raise LakeError(f"gold table {table.name} reads {table.source}, which has no snapshot")
+        engine.read_parquet(table.source, [state.lake.gold(table.source, newest)])
+        return
+    if not dates:
+        engine.run(f"create temp view {table.source} as select {empty_row(table.source)} limit 0")
+        return
+    engine.read_parquet("partitions", [state.lake.silver(state.domain, dt.date.fromisoformat(date)) for date in dates])
+    engine.run(f"create temp view {table.source} as select * from partitions where is_valid")
+
+
+def empty_row(domain: str) -> str:
+    """A domain's columns, typed, for a table without rows."""
+    types = {"text": "string", "integer": "bigint", "number": "double", "timestamp": "timestamp"}
+    return ", ".join(f"cast(null as {types[kind]}) as {name}" for name, kind in DOMAINS[domain].columns.items())
+
+
+def prune(state: DomainState, table: Table) -> None:
+    """Keep the newest snapshots, `[lake] keep_snapshots` of them besides the one just made."""
+    for name in snapshots(state, table)[: -1 - max(0, settings().keep_snapshots)]:
+        storage.remove(state.lake.gold(table.name, name))

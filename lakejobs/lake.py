@@ -1,0 +1,397 @@
+"""The lake's storage: where every file is, and the only code that lists, reads, publishes, removes or locks.
+
+    local_output/<domain>/<prefix>_YYYYMMDD_HHMMSS.csv                    staging, written by others or by Staging
+    datalake/bronze/<domain>/year=YYYY/month=MM/day=DD/*.csv              by landing date, byte for byte
+    datalake/bronze/<domain>/year=YYYY/month=MM/day=DD/_manifest.json     what those files hold (a cache)
+    datalake/silver/<domain>/year=YYYY/month=MM/day=DD/<domain>.parquet   by event date (UTC), one file a partition
+    datalake/gold/<table>/<table>_YYYYMMDD_HHMMSS_ffffff.parquet          snapshots; the newest sorts last
+    datalake/quality/validations/<domain>/*.json                          Great Expectations results
+    datalake/quality/data_docs/                                           the Data Docs site
+    datalake/_facts_<domain>.json                                         what was last seen of each file (a cache)
+    datalake/_lock_<domain>                                               held while a run writes to the domain
+
+Names that begin with `_` or `.` are ours and never end in `.parquet` or `.csv`, so a reader's glob meets data only.
+A file appears under its final name whole or not at all: it is written beside it as `_tmp-…`, flushed to the disk,
+then renamed. Parquet files carry their lineage and a checksum of themselves in the footer; the caches carry a
+checksum too, and a cache that is missing or damaged is made again from the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+from lakejobs.config import lake as settings
+from lakejobs.console import LakeError, log
+
+TEMPORARY = "_tmp-"
+BEING_WRITTEN = (".tmp", ".part")
+STAMP = re.compile(r"_(\d{8}_\d{6})(?!\d)")
+NO_CHECKSUM = "0" * 64
+FOOTER_START = b'{"checksum": "'
+_serial = itertools.count()
+
+
+class File(NamedTuple):
+    """A file as a listing shows it."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    inode: int = 0
+    ctime_ns: int = 0
+
+    @property
+    def signature(self) -> list[int]:
+        """Changes whenever the file is written to or replaced."""
+        return [self.size, self.mtime_ns, self.ctime_ns, self.inode]
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The paths of one lake."""
+
+    root: str
+    staging: str
+
+    def staging_directory(self, domain: str) -> str:
+        return f"{self.staging}/{domain}"
+
+    def staged(self, domain: str, prefix: str, batch: dt.datetime) -> str:
+        return f"{self.staging}/{domain}/{prefix}_{batch:%Y%m%d_%H%M%S}.csv"
+
+    def layer(self, layer: str, name: str) -> str:
+        """Directory of a domain in bronze or silver, or of a table in gold."""
+        return f"{self.root}/{layer}/{name}"
+
+    def bronze(self, domain: str, date: dt.date) -> str:
+        return f"{self.root}/bronze/{domain}/{_partition(date)}"
+
+    def manifest(self, domain: str, date: dt.date) -> str:
+        return f"{self.bronze(domain, date)}/_manifest.json"
+
+    def silver(self, domain: str, date: dt.date) -> str:
+        return f"{self.root}/silver/{domain}/{_partition(date)}/{domain}.parquet"
+
+    def gold(self, table: str, snapshot: str) -> str:
+        return f"{self.root}/gold/{table}/{snapshot}"
+
+    def validations(self, domain: str) -> str:
+        return f"{self.root}/quality/validations/{domain}"
+
+    @property
+    def data_docs(self) -> str:
+        return f"{self.root}/quality/data_docs"
+
+    def facts(self, domain: str) -> str:
+        return f"{self.root}/_facts_{domain}.json"
+
+    def relative(self, path: str) -> str:
+        """The path as it is written into the lake's files: the same wherever the lake is moved to."""
+        return path[len(self.root) + 1 :]
+
+
+def current() -> Lake:
+    """The lake that the configuration names."""
+    section = settings()
+    return Lake(section.root.rstrip("/") or "/", section.staging.rstrip("/") or "/")
+
+
+def _partition(date: dt.date) -> str:
+    return f"year={date.year:04d}/month={date.month:02d}/day={date.day:02d}"
+
+
+def landing_date(file: File) -> dt.date:
+    """The stamp in the file's name, or else the file's modification date (UTC)."""
+    for stamp in STAMP.findall(file.name):
+        with contextlib.suppress(ValueError):
+            return dt.datetime.strptime(stamp, "%Y%m%d_%H%M%S").date()
+    return dt.datetime.fromtimestamp(file.mtime_ns / 1e9, dt.UTC).date()
+
+
+def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
+    """A name that sorts after the last snapshot's, whatever the clock did meanwhile."""
+    if last and (found := re.search(r"(\d{8}_\d{6}_\d{6})\.parquet$", last)):
+        previous = dt.datetime.strptime(found[1], "%Y%m%d_%H%M%S_%f").replace(tzinfo=dt.UTC)
+        now = max(now, previous + dt.timedelta(microseconds=1))
+    return f"{table}_{now:%Y%m%d_%H%M%S_%f}.parquet"
+
+
+# ------------------------------------------------------------------------------------------------ listing
+
+
+def files(directory: str) -> list[File]:
+    """The regular files of a directory, by name; none where it does not exist. Links are not followed."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                known = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # gone since the listing began
+                continue
+            if stat.S_ISREG(known.st_mode):
+                found.append(File(entry.name, known.st_size, known.st_mtime_ns, known.st_ino, known.st_ctime_ns))
+    return sorted(found)
+
+
+def odd_entries(directory: str) -> list[str]:
+    """What `files` passes by for being a link, a directory or a device, by name."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def file(path: str) -> File | None:
+    """One file, or None where there is none."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return File(os.path.basename(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+
+
+def status(handle: BinaryIO) -> File:
+    """An open file as it is now."""
+    found = os.fstat(handle.fileno())
+    return File("", found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+
+
+def partitions(directory: str) -> Iterator[dt.date]:
+    """The dates a domain has partitions of, in order. Directories of any other name are not ours and are passed by."""
+    for year in _numbers(directory, "year="):
+        for month in _numbers(f"{directory}/year={year:04d}", "month="):
+            for day in _numbers(f"{directory}/year={year:04d}/month={month:02d}", "day="):
+                with contextlib.suppress(ValueError):
+                    yield dt.date(year, month, day)
+
+
+def _numbers(directory: str, prefix: str) -> list[int]:
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name[len(prefix) :]) for name in names if re.fullmatch(prefix + r"\d{2,4}", name))
+
+
+def is_data(name: str) -> bool:
+    """Whether a file in staging or bronze is a delivery: a .csv that nobody is still writing."""
+    return name.lower().endswith(".csv") and not name.startswith((".", "_"))
+
+
+# ------------------------------------------------------------------------------------------------ publishing
+
+
+@contextlib.contextmanager
+def publish(path: str, *, durable: bool = True) -> Iterator[str]:
+    """Write a file whole or not at all: yields the path to write to, which becomes `path` at the end.
+
+    Durable: the content and the name are on the disk when this returns. After an error nothing has changed.
+    """
+    directory = os.path.dirname(path)
+    temporary = f"{directory}/{TEMPORARY}{os.getpid()}-{next(_serial)}"
+    with explained(f"cannot write {path}"):
+        make_directory(directory)
+        try:
+            yield temporary
+            if durable:
+                _sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        if durable:
+            _sync(directory)
+
+
+def make_directory(directory: str) -> None:
+    """Create a directory and its parents, each of them on the disk before anything is put into it."""
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory) or "."
+    make_directory(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory)
+    _sync(parent)
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[BinaryIO]:
+    """Open a file to read its bytes."""
+    with explained(f"cannot read {path}"), open(path, "rb") as handle:
+        yield handle
+
+
+@contextlib.contextmanager
+def scratch(lake: Lake, domain: str) -> Iterator[str]:
+    """A directory for what does not fit in memory, on the lake's disk. Only under the domain's lock."""
+    path = f"{lake.root}/{TEMPORARY}spill_{domain}"
+    shutil.rmtree(path, ignore_errors=True)  # of a dead run
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(path: str) -> None:
+    """Remove a file for good; it does not matter if it is gone already."""
+    with explained(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+        _sync(os.path.dirname(path))
+
+
+def sweep(directory: str) -> None:
+    """Remove what dead runs left half-written in a directory. Only under the domain's lock."""
+    for leftover in files(directory):
+        if leftover.name.startswith(TEMPORARY):
+            remove(f"{directory}/{leftover.name}")
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an operating system's error into a message that says what could not be done and why."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "the disk is full; make room and run again",
+            errno.EDQUOT: "the disk quota is used up; make room and run again",
+            errno.EACCES: "permission denied; check who owns it",
+            errno.EROFS: "the file system is read-only",
+            errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+            errno.ENOTDIR: "a file stands where a directory should be",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise LakeError(f"{what}: {advice}") from error
+
+
+@contextlib.contextmanager
+def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
+    """Let one run at a time write to a domain. The lock goes when its holder does, however it ends."""
+    path = f"{lake.root}/_lock_{domain}"
+    with explained(f"cannot lock {path}"):
+        make_directory(lake.root)
+        handle = open(path, "a+b")  # noqa: SIM115 - closed below, and that is what releases the lock
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another run is writing to this domain, waiting for it", domain)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+
+
+# ------------------------------------------------------------------------------------------------ JSON files
+
+
+def write_json(path: str, content: dict[str, Any], *, durable: bool = True) -> None:
+    """Publish a JSON object with a checksum of itself as its first member."""
+    body = json.dumps(content, separators=(",", ":")).encode()[1:]
+    with publish(path, durable=durable) as temporary, open(temporary, "wb") as handle:
+        handle.write(b'{"checksum":"' + hashlib.sha256(body).hexdigest().encode() + b'",' + body)
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """What write_json wrote, or None where it is missing or no longer what was written."""
+    try:
+        with open(path, "rb") as handle:
+            text = handle.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    start = len(b'{"checksum":"') + 64 + 2
+    if hashlib.sha256(text[start:]).hexdigest().encode() != text[13:77]:
+        return None
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+# ------------------------------------------------------------------------------------------------ Parquet footers
+
+
+def footer_text(content: dict[str, Any]) -> str:
+    """The footer's entry of the name `lakejobs`, before `seal` has put the checksum in."""
+    return json.dumps({"checksum": NO_CHECKSUM, **content})
+
+
+def seal(path: str) -> None:
+    """Put the file's checksum into its footer: SHA-256 of the file with sixty-four zeros in its place."""
+    with open(path, "r+b") as handle:
+        start = _footer_position(handle)
+        if start is None:
+            raise ValueError(f"{path} has no footer of ours")
+        position = start + len(FOOTER_START)
+        checksum = _checksum(handle, position)
+        handle.seek(position)
+        handle.write(checksum.encode())
+
+
+def read_footer(path: str) -> dict[str, Any] | None:
+    """The `lakejobs` entry of a Parquet footer; None where the file is missing, damaged, or not ours.
+
+    Reads the whole file once to compare the checksum.
+    """
+    try:
+        with open(path, "rb") as handle:
+            start = _footer_position(handle)
+            if start is None:
+                return None
+            handle.seek(start)
+            text = handle.read().decode("utf-8", "replace")
+            content, _ = json.JSONDecoder().raw_decode(text)
+            if content["checksum"] != _checksum(handle, start + len(FOOTER_START)):
+                return None
+            return dict(content)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _footer_position(handle: BinaryIO) -> int | None:
+    """Where our entry begins in a Parquet file: within the footer, whose length stands before the last four bytes."""
+    size = handle.seek(0, os.SEEK_END)
+    if size < 12:
+        return None
+    handle.seek(size - 8)
+    tail = handle.read(8)
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != b"PAR1" or length > size - 12:
+        return None
+    handle.seek(size - 8 - length)
+    found = handle.read(length).find(FOOTER_START)
+    return None if found < 0 else size - 8 - length + found
+
+
+def _checksum(handle: BinaryIO, position: int) -> str:
+    digest = hashlib.sha256()
+    handle.seek(0)
+    left = position
+    while left and (chunk := handle.read(min(left, 1 << 20))):
+        digest.update(chunk)
+        left -= len(chunk)
+    digest.update(NO_CHECKSUM.encode())
+    handle.seek(position + len(NO_CHECKSUM))
+    while chunk := handle.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()

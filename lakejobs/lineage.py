@@ -1,0 +1,321 @@
+"""Lineage: what every file of the lake should be made from now, and what it was made from.
+
+A file is fresh when both agree. Nothing here opens a CSV, and a file that was seen before is not opened either: what
+was learned of it is kept in `_facts_<domain>.json` together with its size, times and inode, and holds until one of
+those changes. That file is a cache; without it everything is read, verified and learned anew.
+
+A *session* is one run of Luigi's worker. It works on the files that were staged when it began; what arrives later is
+the next run's. What other runs publish meanwhile is noticed by the token they leave in the domain's lock file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from lakejobs import lake as storage
+from lakejobs import quality, transform
+from lakejobs.console import log
+from lakejobs.domains import DOMAINS
+from lakejobs.lake import File, Lake
+
+VERSION = 1
+"""Of the caches. Another version's caches are made anew."""
+
+
+def digest(content: Any) -> str:
+    """A short hash of JSON content, for telling whether it is the same."""
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+class DomainState:
+    """What is known of one domain: its landings, its silver partitions and its gold snapshots."""
+
+    def __init__(self, lake: Lake, domain: str) -> None:
+        self.lake = lake
+        self.domain = domain
+        self.staged: dict[dt.date, list[File]] = {}
+        """Deliveries that were in staging when the session began, by landing date."""
+        self.passed_by: list[str] = []
+        """Files in staging that are no deliveries and not being written either."""
+        self.landings: dict[dt.date, dict[str, Any]] = {}
+        """Facts of each bronze partition: see `Bronze`'s manifest; without what concerns single files."""
+        self.stale: set[dt.date] = set()
+        """Landing dates with something to land or to look at."""
+        self.silver: dict[dt.date, dict[str, Any]] = {}
+        """Footers of the silver partitions, those that are whole."""
+        self.generation = b""
+        self._expected: dict[dt.date, str] = {}
+        self._contributions: dict[dt.date, list[tuple[dt.date, int, str]]] = {}
+        self._facts = self._load_facts()
+        self._changed = False
+        self._list_staging()
+        self.rescan()
+
+    # ---------------------------------------------------------------------------------------- looking
+
+    def _load_facts(self) -> dict[str, Any]:
+        facts = storage.read_json(self.lake.facts(self.domain))
+        if not facts or facts.get("version") != VERSION:
+            facts = {"version": VERSION, "landings": {}, "parquet": {}}
+        return facts
+
+    def _list_staging(self) -> None:
+        for file in storage.files(self.lake.staging_directory(self.domain)):
+            if storage.is_data(file.name):
+                self.staged.setdefault(storage.landing_date(file), []).append(file)
+            elif not file.name.startswith((".", "_")) and not file.name.endswith(storage.BEING_WRITTEN):
+                self.passed_by.append(file.name)
+        self.passed_by += storage.odd_entries(self.lake.staging_directory(self.domain))
+
+    def rescan(self) -> None:
+        """Look at bronze and silver again."""
+        self.generation = generation(self.lake, self.domain)
+        self.scan_hash = digest([VERSION, transform.partition_dates(DOMAINS[self.domain])])
+        self.rules_hash = digest([quality.suite_hash(self.domain), transform.transform_hash(DOMAINS[self.domain])])
+        bronze = self.lake.layer("bronze", self.domain)
+        self.landings, self.stale = {}, set()
+        for date in sorted({*storage.partitions(bronze), *self.staged}):
+            self._look_at_landing(date)
+        self._gather()
+        self.silver = {}
+        for date in storage.partitions(self.lake.layer("silver", self.domain)):
+            self._look_at_silver(date)
+        self._forget_the_gone()
+        self.save()
+
+    def _look_at_landing(self, date: dt.date) -> None:
+        listing = self.landing_listing(date)
+        seen = digest([self.scan_hash, listing])
+        known = self._facts["landings"].get(date.isoformat())
+        if known is None or known["seen"] != seen:
+            manifest = self.read_manifest(date)
+            known = {**summarise(manifest), "seen": seen} if manifest else None
+            if known is None or not covers(manifest, listing):
+                self.stale.add(date)
+                if known is None:
+                    self.landings.pop(date, None)
+                    return
+            else:
+                self._facts["landings"][date.isoformat()] = known
+                self._changed = True
+        self.landings[date] = known
+
+    def landing_listing(self, date: dt.date) -> dict[str, list[list[Any]]]:
+        """What is there of a landing date: deliveries in staging and in bronze, [name, bytes, modified] each."""
+        found = storage.files(self.lake.bronze(self.domain, date))
+        return {
+            "staged": [[f.name, f.size, f.mtime_ns] for f in self.staged.get(date, ())],
+            "files": [[f.name, f.size, f.mtime_ns] for f in found if storage.is_data(f.name)],
+        }
+
+    def read_manifest(self, date: dt.date) -> dict[str, Any] | None:
+        """The manifest of a bronze partition; None where it is missing, damaged, or of other settings."""
+        manifest = storage.read_json(self.lake.manifest(self.domain, date))
+        return manifest if manifest and manifest.get("scan") == self.scan_hash else None
+
+    def _gather(self) -> None:
+        self._expected = {}
+        self._contributions = {}
+        for landing, facts in self.landings.items():
+            for date, (records, content) in facts["dates"].items():
+                self._contributions.setdefault(dt.date.fromisoformat(date), []).append((landing, records, content))
+
+    def _look_at_silver(self, date: dt.date) -> None:
+        self.silver.pop(date, None)
+        footer = self.footer(self.lake.silver(self.domain, date))
+        if footer:
+            self.silver[date] = footer
+
+    def footer(self, path: str) -> dict[str, Any] | None:
+        """The footer of one of our Parquet files, without its lists of files; None unless the file is whole.
+
+        A file whose size, times or inode are not those remembered is read once and its checksum compared.
+        """
+        relative = self.lake.relative(path)
+        found = storage.file(path)
+        if found is None:
+            self._changed |= self._facts["parquet"].pop(relative, None) is not None
+            return None
+        known = self._facts["parquet"].get(relative)
+        if known is None or known["signature"] != found.signature:
+            footer = storage.read_footer(path)
+            if footer is None:
+                log.warning("%s is damaged or not one of ours: it is made again", path)
+                return None
+            known = {"signature": found.signature, "footer": brief(footer)}
+            self._facts["parquet"][relative] = known
+            self._changed = True
+        content: dict[str, Any] = known["footer"]
+        return content
+
+    def _forget_the_gone(self) -> None:
+        landings = self._facts["landings"]
+        for date in [date for date in landings if dt.date.fromisoformat(date) not in self.landings]:
+            del landings[date]
+            self._changed = True
+
+    def save(self) -> None:
+        """Keep what was learned. Losing it costs time only, so it is not forced to the disk."""
+        if self._changed and os.path.isdir(self.lake.root):
+            self._changed = False
+            with contextlib.suppress(Exception):
+                storage.write_json(self.lake.facts(self.domain), self._facts, durable=False)
+
+    # ---------------------------------------------------------------------------------------- asking
+
+    def stale_landings(self) -> list[dt.date]:
+        """Landing dates for which `Bronze` has something to do."""
+        return sorted(self.stale)
+
+    def records(self, date: dt.date) -> int:
+        """How many bronze records belong to a silver partition."""
+        return sum(records for _, records, _ in self._contributions.get(date, ()))
+
+    def landings_of(self, date: dt.date) -> list[dt.date]:
+        """Bronze partitions that hold records of a silver partition."""
+        return [landing for landing, _, _ in self._contributions.get(date, ())]
+
+    def expected(self, date: dt.date) -> str | None:
+        """The identity that a silver partition has when it is fresh; None where no records belong to it."""
+        if date not in self._contributions:
+            return None
+        if date not in self._expected:
+            made_from = [[landing.isoformat(), content] for landing, _, content in self._contributions[date]]
+            self._expected[date] = digest([self.rules_hash, made_from])
+        return self._expected[date]
+
+    def is_fresh(self, date: dt.date) -> bool:
+        """Whether a silver partition is what its inputs make it now; without records, whether it is gone."""
+        footer = self.silver.get(date)
+        if footer is None:
+            path = self.lake.silver(self.domain, date)
+            return self.expected(date) is None and storage.file(path) is None
+        return footer["identity"] == self.expected(date)
+
+    def stale_dates(self) -> list[dt.date]:
+        """Event dates for which `Silver` has something to do."""
+        return [date for date in sorted({*self._contributions, *self.silver}) if not self.is_fresh(date)]
+
+    # ---------------------------------------------------------------------------------------- publishing
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[DomainState]:
+        """Write to the domain: no other run does meanwhile, and what others published before is known."""
+        with storage.lock(self.lake, self.domain) as handle:
+            if generation(self.lake, self.domain) != self.generation:
+                self.rescan()
+            try:
+                yield self
+            finally:
+                self.generation = _bump(handle)
+                self.save()
+
+    def landed(self, date: dt.date) -> None:
+        """A bronze partition has been written: look at it again."""
+        self.stale.discard(date)
+        self._look_at_landing(date)
+        self._gather()
+
+    def published(self, date: dt.date) -> None:
+        """A silver partition has been written or removed: look at it again."""
+        self._look_at_silver(date)
+
+
+def brief(footer: dict[str, Any]) -> dict[str, Any]:
+    """A footer without what is only of use to people: the files by name."""
+    return {key: value for key, value in footer.items() if key not in ("checksum", "lineage")}
+
+
+def summarise(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of its partition as a whole; `dates`: records and a hash of their files by event date."""
+    files = manifest["files"]
+    dates: dict[str, list[Any]] = {}
+    for date in sorted({date for file in files for date in file["dates"]}):
+        holding = [file for file in files if date in file["dates"]]
+        dates[date] = [sum(file["dates"][date] for file in holding), digest([identity(file) for file in holding])]
+    return {
+        "dates": dates,
+        "files": len(files),
+        "bytes": sum(file["bytes"] for file in files),
+        "records": sum(file["records"] for file in files),
+        "malformed": sum(file["malformed"] for file in files),
+        "rejected": {file["name"]: file["inspection"]["rejected"] for file in files if file["inspection"]["rejected"]},
+        "notes": {file["name"]: file["notes"] for file in files if file["notes"]},
+    }
+
+
+def identity(file: dict[str, Any]) -> list[Any]:
+    """What makes a bronze file the same file: name, size, content hash."""
+    return [file["name"], file["bytes"], file["inspection"]["sha256"]]
+
+
+def covers(manifest: dict[str, Any] | None, listing: dict[str, list[list[Any]]]) -> bool:
+    """Whether a manifest is of just these files in bronze, and every staged one has been landed as it is now."""
+    if manifest is None:
+        return False
+    described = sorted([file["name"], file["bytes"], file["mtime_ns"]] for file in manifest["files"])
+    return described == sorted(listing["files"]) and all(
+        manifest["staged"].get(name) == [size, mtime] for name, size, mtime in listing["staged"]
+    )
+
+
+# ------------------------------------------------------------------------------------------------ sessions
+
+_states: dict[tuple[Lake, str], tuple[object, DomainState]] = {}
+
+
+def state(domain: str) -> DomainState:
+    """The state of a domain of the current lake, looked at once a session and again when another run published."""
+    lake = storage.current()
+    session = _session()
+    known_session, known = _states.get((lake, domain), (None, None))
+    if known is None or known_session is not session or session is None:
+        known = DomainState(lake, domain)
+        _states[lake, domain] = (session, known)
+    elif generation(lake, domain) != known.generation:
+        known.rescan()
+    return known
+
+
+_inherited: object = None
+
+
+def _session() -> object:
+    """What tells one run of a Luigi worker from the next: the thread that keeps in touch with the scheduler.
+
+    A worker's child process goes on with its parent's session. None outside a worker: then nothing is remembered.
+    """
+    global _inherited
+    if multiprocessing.parent_process() is not None and _inherited is not None:
+        return _inherited
+    from luigi.worker import KeepAliveThread
+
+    _inherited = next((t for t in threading.enumerate() if isinstance(t, KeepAliveThread)), None)
+    return _inherited
+
+
+def generation(lake: Lake, domain: str) -> bytes:
+    """The token that the last run to write to the domain left in its lock file."""
+    try:
+        with open(f"{lake.root}/_lock_{domain}", "rb") as handle:
+            return handle.read()
+    except OSError:
+        return b""
+
+
+def _bump(handle: BinaryIO) -> bytes:
+    token = f"{os.getpid()} {os.urandom(8).hex()}".encode()
+    # On a full disk the token is lost, and others learn of this run's work when they next look by themselves.
+    with contextlib.suppress(OSError):
+        handle.truncate(0)
+        handle.write(token)
+        handle.flush()
+    return token

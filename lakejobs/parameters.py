@@ -1,0 +1,74 @@
+"""Parameters of the tasks: what is typed wrong is refused when the task is built, with the choices there are."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+import luigi
+
+from lakejobs.console import LakeError
+from lakejobs.domains import DOMAINS
+
+BATCH_FORMATS = ("%Y%m%d_%H%M%S", "%Y-%m-%dT%H%M%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
+
+
+class NameParameter(luigi.Parameter[str]):
+    """One of a set of names."""
+
+    def __init__(self, what: str, choices: Iterable[str]) -> None:
+        self.what, self.choices = what, sorted(choices)
+        super().__init__(description=f"One of {', '.join(self.choices)}.")
+
+    def normalize(self, value: str) -> str:
+        if value not in self.choices:
+            raise LakeError(f"there is no {self.what} {value!r}; there are {', '.join(self.choices)}")
+        return value
+
+
+class DomainParameter(NameParameter):
+    def __init__(self) -> None:
+        super().__init__("domain", DOMAINS)
+
+
+class DateParameter(luigi.DateParameter):
+    """A day, YYYY-MM-DD."""
+
+    def parse(self, text: str) -> dt.date:
+        return parse_date(text)
+
+
+class DatesParameter(luigi.Parameter[str]):
+    """A day, YYYY-MM-DD, or several joined by commas: Luigi joins tasks of single days to one that does them all."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(batch_method=",".join, **kwargs)
+
+    def normalize(self, value: str | dt.date) -> str:
+        return ",".join(parse_date(day).isoformat() for day in str(value).split(","))
+
+
+class BatchParameter(luigi.Parameter[dt.datetime]):
+    """A batch of generated rows, named by the moment (UTC) it is for: YYYYMMDD_HHMMSS or ISO 8601 to the second."""
+
+    def parse(self, text: str) -> dt.datetime:
+        for form in BATCH_FORMATS:
+            try:
+                return dt.datetime.strptime(text, form)
+            except ValueError:
+                continue
+        raise LakeError(f"batch {text!r} is not a moment; write YYYYMMDD_HHMMSS, for example 20261101_120000")
+
+    def normalize(self, value: str | dt.datetime) -> dt.datetime:
+        return self.parse(value) if isinstance(value, str) else value.replace(microsecond=0, tzinfo=None)
+
+    def serialize(self, value: dt.datetime) -> str:
+        return value.strftime(BATCH_FORMATS[0])
+
+
+def parse_date(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise LakeError(f"{text!r} is not a day; write YYYY-MM-DD, for example 2026-11-01") from None

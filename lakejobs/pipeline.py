@@ -1,0 +1,62 @@
+"""The tasks that the schedules fire: everything of a layer, or one generated batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import luigi
+
+from lakejobs import lineage
+from lakejobs.bronze import Bronze
+from lakejobs.domains import DOMAINS
+from lakejobs.gold import Gold, tables
+from lakejobs.parameters import BatchParameter, DomainParameter
+from lakejobs.silver import DomainSilver
+from lakejobs.staging import Staging
+
+
+class Generate(luigi.WrapperTask):
+    """One generated batch of a domain, landed in bronze."""
+
+    domain = DomainParameter()
+    batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
+    rows = luigi.OptionalIntParameter(default=None, description="Rows to draw; a domain has its own usual number.")
+
+    def requires(self) -> luigi.Task:
+        return Staging(self.domain, self.batch, self.rows)
+
+    def complete(self) -> bool:
+        return Staging(self.domain, self.batch, self.rows).complete() and Bronze(self.domain, self.batch.date()).complete()
+
+    def run(self) -> Any:
+        yield Bronze(self.domain, self.batch.date())
+
+
+class GenerateAll(luigi.WrapperTask):
+    """One generated batch of every domain."""
+
+    batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
+
+    def requires(self) -> list[luigi.Task]:
+        return [Generate(domain, self.batch) for domain in DOMAINS]
+
+
+class BronzeAll(luigi.WrapperTask):
+    """Everything that is staged, landed."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [Bronze(domain, date) for domain in DOMAINS for date in lineage.state(domain).stale_landings()]
+
+
+class SilverAll(luigi.WrapperTask):
+    """Every silver partition that is due, and everything below it."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [DomainSilver(domain) for domain in DOMAINS]
+
+
+class GoldAll(luigi.WrapperTask):
+    """Every gold table, and everything that is due below it."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [Gold(table) for table in tables()]

@@ -1,0 +1,414 @@
+"""Great Expectations: the suites, what they say of each row, and what is kept of a validation.
+
+`expectations/<domain>.json` is the only place a rule is written. Great Expectations evaluates it on frames of the
+columns that rules name; the rows an expectation finds unexpected get its `meta.code`.
+
+Two kinds of expectations are told apart. Row-local ones judge a row by itself (not null, in a set, between, …) and
+may see a partition in pieces. All others (uniqueness, row counts, means, …) need a partition as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import types
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lakejobs.config import lake as settings
+from lakejobs.console import LakeError
+from lakejobs.domains import Domain
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    import pyarrow as pa
+
+SEVERITIES = ("critical", "warning", "info")
+EXAMPLES = 20
+# Row-level, but a row's verdict depends on its neighbours.
+NOT_ROW_LOCAL = {
+    "expect_column_values_to_be_unique",
+    "expect_compound_columns_to_be_unique",
+    "expect_column_values_to_be_increasing",
+    "expect_column_values_to_be_decreasing",
+    "expect_column_value_z_scores_to_be_less_than",
+    "expect_column_values_to_not_be_outliers",
+}
+# A third of Great Expectations' import time, for expectations about distributions; loaded when one is used.
+DEFERRED = ("altair", "scipy.stats")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One expectation of a suite, as written."""
+
+    position: int
+    type: str
+    code: str
+    severity: str
+    columns: tuple[str, ...]
+    """Columns of the domain that its arguments name."""
+    content: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.code} ({self.type})"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The rules of a domain, in the suite's order."""
+
+    domain: str
+    path: str
+    rules: tuple[Rule, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def suite_path(domain: str) -> str:
+    return f"{settings().expectations}/{domain}.json"
+
+
+def suite_hash(domain: str) -> str:
+    """Changes with the suite's content; white space does not matter. Never fails: a broken suite has a hash too."""
+    try:
+        with open(suite_path(domain), "rb") as handle:
+            content = handle.read()
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+    try:
+        content = json.dumps(json.loads(content), sort_keys=True).encode()
+    except ValueError:
+        pass
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_suite(domain: Domain) -> Suite:
+    """Read a suite and check all that can be checked without Great Expectations.
+
+    Raises LakeError naming the file and the rule: missing or broken JSON, a rule without a code, an unknown severity,
+    a column that the domain does not have.
+    """
+    path = suite_path(domain.name)
+    try:
+        with open(path, encoding="utf-8") as handle:
+            content = json.load(handle)
+    except FileNotFoundError:
+        raise LakeError(f"{path} is missing: every domain needs a suite of rules, even an empty one") from None
+    except OSError as error:
+        raise LakeError(f"{path} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise LakeError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise LakeError(f"{path} is not UTF-8 text") from None
+    if not isinstance(content, dict) or not isinstance(content.get("expectations"), list):
+        raise LakeError(f'{path} is not a suite: it needs "name" and a list of "expectations"')
+    rules = tuple(
+        _rule(path, domain, position, rule) for position, rule in enumerate(content["expectations"], start=1)
+    )
+    return Suite(domain.name, path, rules, content.get("meta") or {})
+
+
+def _rule(path: str, domain: Domain, position: int, content: Any) -> Rule:
+    where = f"{path}, expectation {position}"
+    if not isinstance(content, dict) or not isinstance(content.get("type"), str):
+        raise LakeError(f'{where}: it has no "type"')
+    where += f" ({content['type']})"
+    code = (content.get("meta") or {}).get("code")
+    if not isinstance(code, str) or not code or "; " in code:
+        raise LakeError(f'{where}: "meta" needs a "code", the name that rows that fail it are marked with')
+    severity = content.get("severity", "critical")
+    if severity not in SEVERITIES:
+        raise LakeError(f"{where}: severity {severity!r} is none of {', '.join(SEVERITIES)}")
+    arguments = content.get("kwargs") or {}
+    named = [arguments[key] for key in ("column", "column_A", "column_B") if key in arguments]
+    named += arguments.get("column_list", [])
+    for column in named:
+        if column not in domain.rule_columns:
+            raise LakeError(
+                f"{where}: {domain.name} has no column {column!r}; it has {', '.join(domain.rule_columns)}"
+            )
+    # A row condition names columns within its text.
+    words = set(re.findall(r"\w+", json.dumps(arguments)))
+    columns = tuple(column for column in domain.rule_columns if column in words)
+    return Rule(position, content["type"], code, severity, columns, content)
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+class Deferred(types.ModuleType):
+    """Stands in for a module that is seldom used, and becomes it at the first use."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        sys.modules.pop(self.__name__, None)
+        real = importlib.import_module(self.__name__)
+        return getattr(real, attribute)
+
+
+def import_great_expectations() -> None:
+    """Import what a validation needs, without telemetry and without what only distributions need."""
+    if "great_expectations" in sys.modules:
+        return
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    for name in DEFERRED:
+        if name not in sys.modules:
+            parent, _, child = name.rpartition(".")
+            sys.modules[name] = Deferred(name)
+            if parent:
+                setattr(importlib.import_module(parent), child, sys.modules[name])
+    importlib.import_module("great_expectations")
+    importlib.import_module("great_expectations.validator.validator")
+
+
+def import_in_background() -> threading.Thread:
+    """Start the import (seconds) beside work that needs no Python, such as the engine's."""
+    thread = threading.Thread(target=import_great_expectations, name="import great_expectations", daemon=True)
+    thread.start()
+    return thread
+
+
+class Validation:
+    """What the rules of a suite say of the rows of one batch, gathered piece by piece."""
+
+    def __init__(self, suite: Suite, domain: Domain) -> None:
+        import_great_expectations()
+        self.suite = suite
+        self._domain = domain
+        self._row_local, self._whole = [], []
+        self._configurations = {}
+        for rule in suite.rules:
+            configuration, row_local = _configuration(suite, rule)
+            self._configurations[rule.position] = configuration
+            (self._row_local if row_local else self._whole).append(rule)
+        self._failures: dict[int, list[Any]] = {}  # rule position → arrays of row numbers
+        self.outcomes = {rule.position: Outcome(rule) for rule in suite.rules}
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that row-local rules look at."""
+        return [c for c in self._domain.rule_columns if any(c in rule.columns for rule in self._row_local)]
+
+    @property
+    def whole_columns(self) -> list[str] | None:
+        """Columns needed of a whole partition at once; None where no rule wants that."""
+        if not self._whole:
+            return None
+        named = {column for rule in self._whole for column in rule.columns}
+        # A rule that names no column is about the table's shape: it gets the domain's own columns.
+        if any(not rule.columns for rule in self._whole):
+            named |= set(self._domain.columns)
+        return [column for column in self._domain.rule_columns if column in named]
+
+    def add_rows(self, numbers: pa.Array, columns: pa.Table) -> None:
+        """Judge rows, whatever their partition. `numbers` are their row numbers."""
+        self._evaluate(self._row_local, numbers, columns, None)
+
+    def add_partition(self, date: dt.date, numbers: pa.Array, columns: pa.Table) -> None:
+        """Judge one partition as a whole."""
+        self._evaluate(self._whole, numbers, columns, date)
+
+    def _evaluate(self, rules: list[Rule], numbers: pa.Array, columns: pa.Table, date: dt.date | None) -> None:
+        import numpy as np
+        from great_expectations.execution_engine import PandasExecutionEngine
+        from great_expectations.validator.validator import Validator
+
+        if not rules:
+            return
+        numbered = np.asarray(numbers)
+        engine = PandasExecutionEngine()
+        engine.load_batch_data("batch", columns.to_pandas())
+        validator = Validator(execution_engine=engine)
+        validator.metrics_calculator.show_progress_bars = False
+        with _quiet():
+            results = validator.graph_validate(
+                configurations=[self._configurations[rule.position] for rule in rules],
+                runtime_configuration={
+                    "result_format": {
+                        "result_format": "COMPLETE",
+                        "return_unexpected_index_query": False,
+                        "partial_unexpected_count": EXAMPLES,
+                    },
+                    "catch_exceptions": True,
+                },
+            )
+        answered = {result.expectation_config.meta["position"]: result for result in results}
+        for rule in rules:
+            result = answered.get(rule.position)
+            if result is None or not _was_evaluated(result):
+                raise LakeError(f"{self.suite.path}: {rule} could not be evaluated: {_reason(result)}")
+            indexes = result.result.get("unexpected_index_list")
+            if result.result.get("unexpected_count") and not indexes:
+                raise LakeError(f"{self.suite.path}: {rule} does not say which rows fail it")
+            if indexes and rule.severity == "critical":
+                self._failures.setdefault(rule.position, []).append(numbered[np.asarray(indexes, dtype=np.int64)])
+            self.outcomes[rule.position].add(result, date)
+
+    def failed_rows(self) -> pa.Table:
+        """Rows that a critical rule found unexpected: `row_number_` and `codes`, joined in the suite's order."""
+        import numpy as np
+        import pyarrow as pa
+
+        critical = [rule for rule in self.suite.rules if rule.position in self._failures]
+        if not critical:
+            return pa.table({"row_number_": pa.array([], pa.int64()), "codes": pa.array([], pa.string())})
+        failed = {rule.position: np.concatenate(self._failures[rule.position]) for rule in critical}
+        rows, places = np.unique(np.concatenate([failed[rule.position] for rule in critical]), return_inverse=True)
+        # A row's failures as bits of a number: there are few combinations, and each is spelled out once.
+        bits = np.zeros(len(rows), dtype=object if len(critical) > 62 else np.int64)
+        start = 0
+        for bit, rule in enumerate(critical):
+            end = start + len(failed[rule.position])
+            bits[places[start:end]] |= 1 << bit
+            start = end
+        combinations, kinds = np.unique(bits, return_inverse=True)
+        spelled = [
+            "; ".join(dict.fromkeys(rule.code for bit, rule in enumerate(critical) if int(combination) >> bit & 1))
+            for combination in combinations
+        ]
+        codes = pa.DictionaryArray.from_arrays(pa.array(kinds, pa.int32()), pa.array(spelled, pa.string()))
+        return pa.table({"row_number_": pa.array(rows, pa.int64()), "codes": codes.cast(pa.string())})
+
+    def check_tables(self) -> None:
+        """Raise LakeError where a critical expectation about a whole table failed: nothing may be published."""
+        broken = [
+            f"{outcome.rule}{' on ' if outcome.failed_dates else ''}{_few(outcome.failed_dates)}: "
+            f"observed {outcome.observed}"
+            for outcome in self.outcomes.values()
+            if outcome.rule.severity == "critical" and not outcome.row_level and not outcome.success
+        ]
+        if broken:
+            raise LakeError(
+                f"{self.suite.domain}: not published, because rules about the whole table failed: {'; '.join(broken)}. "
+                f"The partitions published before stay. Mend the data or the rule in {self.suite.path}."
+            )
+
+
+class Outcome:
+    """One rule's outcome over all the pieces of a batch."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.row_level = False
+        self.elements = self.missing = self.unexpected = 0
+        self.examples: Counter[Any] = Counter()
+        self.observed: Any = None
+        self.details: Any = None
+        self.failed_dates: list[dt.date] = []
+        self._failed = False
+
+    def add(self, result: Any, date: dt.date | None) -> None:
+        content = result.result
+        if "unexpected_count" in content:
+            self.row_level = True
+            self.elements += content["element_count"]
+            self.missing += content.get("missing_count") or 0
+            self.unexpected += content["unexpected_count"]
+            for value in content.get("partial_unexpected_list", ()):
+                self.examples[_readable(value)] += 1
+        else:
+            if self.observed is None or not result.success:
+                self.observed = content.get("observed_value")
+                self.details = content.get("details")
+        if not result.success:
+            self._failed = True
+            if date:
+                self.failed_dates.append(date)
+
+    @property
+    def success(self) -> bool:
+        """As Great Expectations has it: with `mostly`, a share of unexpected rows is let pass."""
+        if not self.row_level:
+            return not self._failed
+        judged = self.elements - self.missing
+        mostly = float(self.rule.content.get("kwargs", {}).get("mostly", 1))
+        return not self.unexpected or (judged - self.unexpected) / judged >= mostly
+
+
+def _configuration(suite: Suite, rule: Rule) -> tuple[Any, bool]:
+    """Great Expectations' own object for a rule, and whether it is row-local."""
+    from great_expectations import exceptions
+    from great_expectations.core import ExpectationSuite
+    from great_expectations.expectations import expectation as kinds
+    from great_expectations.expectations.registry import get_expectation_impl
+
+    where = f"{suite.path}, expectation {rule.position}"
+    try:
+        implementation = get_expectation_impl(rule.type)
+    except exceptions.ExpectationNotFoundError:
+        raise LakeError(f"{where}: Great Expectations knows no expectation {rule.type!r}; check its spelling") from None
+    content = {**rule.content, "meta": {**rule.content["meta"], "position": rule.position}}
+    # A suite drops what it cannot build and only logs why: take it one by one, and look whether it is there.
+    with _quiet() as said:
+        try:
+            built = ExpectationSuite(name=suite.domain, expectations=[content]).expectation_configurations
+        except Exception as error:  # noqa: BLE001 - pydantic, type and value errors alike are the suite's fault
+            raise LakeError(f"{where} ({rule.type}): {_one_line(error)}") from None
+    if len(built) != 1:
+        raise LakeError(f"{where} ({rule.type}): {_one_line(said.text) or 'its arguments are not valid'}")
+    row_level = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
+    return built[0], issubclass(implementation, row_level) and rule.type not in NOT_ROW_LOCAL
+
+
+class _quiet(logging.Handler):  # noqa: N801 - used as a context manager
+    """Keeps Great Expectations' log off the terminal and remembers the last line of it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self.text = f"{record.getMessage()} {error or ''}"
+
+    def __enter__(self) -> _quiet:
+        self._logger = logging.getLogger("great_expectations")
+        self._propagated = self._logger.propagate
+        self._logger.addHandler(self)
+        self._logger.propagate = False
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.propagate = self._propagated
+
+
+def _was_evaluated(result: Any) -> bool:
+    raised = result.exception_info or {}
+    nested = [raised, *(value for value in raised.values() if isinstance(value, dict))]
+    return not any(info.get("raised_exception") for info in nested) and bool(result.result)
+
+
+def _reason(result: Any) -> str:
+    if result is None:
+        return "Great Expectations gave no result for it"
+    raised = result.exception_info or {}
+    for info in [raised, *(value for value in raised.values() if isinstance(value, dict))]:
+        if info.get("exception_message"):
+            return _one_line(info["exception_message"])
+    return "Great Expectations gave no outcome for it"
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _few(values: Iterable[Any]) -> str:
+    shown = [str(value) for value in values]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+def _readable(value: Any) -> Any:
+    """An example as it is stored: numbers stay numbers, everything else is text."""
+    item = value.item() if hasattr(value, "item") else value
+    return item if isinstance(item, int | float | str) else str(item)

@@ -1,0 +1,274 @@
+"""CSV records: what a delivered file holds, and a reader that accounts for every line of it.
+
+What a record is: fields separated by commas; a line ends with LF, CR or CRLF; empty lines are no records. A field
+may be quoted with `"` (blanks around the quotes are allowed), then it may hold commas, line ends and `""` for a
+quote. A quote inside an unquoted field is an ordinary character. Surplus empty fields at the end are ignored. A line
+with too few or too many fields, or whose quoting is broken, is malformed: it is kept as its raw text and reading goes
+on with the next line.
+
+The engine reads plain files, many times faster than this module. `inspect` says which files those are: an
+independent count of the lines shows afterwards whether the engine saw the same records. All others are read here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO
+
+CHUNK = 4 << 20
+MOST_PLAIN_COLUMNS = 200
+LONGEST_HEADER = 32 << 20
+# A quoted field that has not ended after so many characters never will: its first line is malformed.
+LONGEST_QUOTED = 1 << 20
+BLANKS = re.compile(r"[ \t]*+")
+INSIDE_QUOTES = re.compile(r'[^"]*+(?:""[^"]*+)*+')
+AFTER_QUOTES = re.compile(r"[ \t]*+(?:(,)|\Z)")
+
+codecs.register_error("c1-controls", lambda error: (chr(error.object[error.start]), error.start + 1))  # type: ignore[union-attr,index]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a CSV file after its bytes were seen once."""
+
+    sha256: str
+    encoding: str
+    """utf-8, or windows-1252 where the bytes are not UTF-8."""
+    newline: str
+    """How lines end: LF, CRLF, or mixed."""
+    header: tuple[str, ...]
+    """Column names as delivered, blanks trimmed; empty where the file is empty or rejected."""
+    lines: int
+    """Lines with something in them, the header among them."""
+    quoted: bool
+    """Whether there is a quote in it anywhere."""
+    plain: bool
+    """Whether the engine may read it."""
+    rejected: str | None = None
+    """Why this is no CSV of the domain at all."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Inspection:
+        return cls(**{**content, "header": tuple(content["header"])})
+
+
+def content_hash(source: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
+    """Look at every byte once: content hash, encoding, line ends, header."""
+    digest = hashlib.sha256()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    utf8, quoted, tabs, zero = True, False, False, False
+    lf = cr = crlf = blank = 0
+    start = last = b""
+    while chunk := source.read(CHUNK):
+        digest.update(chunk)
+        start = start or chunk
+        zero = zero or b"\0" in chunk
+        if utf8 and not (chunk.isascii() and decoder.getstate()[0] == b""):
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError:
+                utf8 = False
+        lf += chunk.count(b"\n")
+        blank += chunk.count(b"\n\n")
+        if b"\r" in chunk:
+            cr += chunk.count(b"\r")
+            crlf += chunk.count(b"\r\n")
+            blank += chunk.count(b"\r\n\r\n")
+        quoted = quoted or b'"' in chunk
+        tabs = tabs or b"\t" in chunk
+        # What straddles two chunks.
+        if last:
+            seam = last[-1:] + chunk[:1]
+            crlf += seam == b"\r\n"
+            blank += seam == b"\n\n"
+        last = chunk
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        utf8 = False
+    encoding = "utf-8" if utf8 else "windows-1252"
+    newline = "LF" if cr == 0 else "CRLF" if cr == crlf == lf else "mixed"
+    header: tuple[str, ...] = ()
+    reason = None
+    if zero:
+        reason = _not_text(start)
+    elif start:
+        header = read_header(source, encoding)
+        reason = _foreign(header, known_columns)
+    plain = (
+        reason is None
+        and utf8
+        and newline != "mixed"
+        and not (quoted and tabs)
+        and not start.startswith((b"\n", b"\r"))
+        and 1 < len(header) <= MOST_PLAIN_COLUMNS
+        and not any("\n" in name for name in header)
+    )
+    lines = lf - blank + (0 if last[-1:] in (b"\n", b"") else 1)
+    return Inspection(
+        digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason
+    )
+
+
+def read_header(source: BinaryIO, encoding: str) -> tuple[str, ...]:
+    """The names of the first record of a file, blanks trimmed."""
+    source.seek(0)
+    start = source.read(CHUNK)
+    while b"\n" not in start.lstrip(b"\r\n") and len(start) < LONGEST_HEADER and (more := source.read(CHUNK)):
+        start += more
+    for fields, raw in records(_lines(io.BytesIO(start), encoding), 0):
+        return tuple(name.strip() for name in (fields or raw.split(",")))
+    return ()
+
+
+def _not_text(start: bytes) -> str:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16 text; save it as UTF-8"
+    if start.startswith(b"\x1f\x8b"):
+        return "it is compressed with gzip; unpack it first"
+    if start.startswith(b"PK"):
+        return "it is a ZIP archive or an Excel workbook; save it as CSV"
+    return "it holds NUL bytes, so it is not text"
+
+
+def _foreign(header: Sequence[str], known_columns: Sequence[str]) -> str | None:
+    folded = {name.casefold() for name in header}
+    if folded & set(known_columns):
+        return None
+    known = ", ".join(known_columns[:4])
+    for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if any({part.strip().casefold() for part in text.split(delimiter)} & set(known_columns) for text in header):
+            return f"its fields are separated by {name}; export it with commas"
+    shown = ", ".join(header)
+    return f"its header names no column of the domain ({known}, …); it begins with: {shown[:80]!r}"
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def read(source: BinaryIO, inspection: Inspection) -> Iterator[tuple[list[str] | None, str]]:
+    """The records below the header: (fields, '') or, of a malformed line, (None, its raw text)."""
+    return itertools.islice(
+        records(_lines(source, inspection.encoding), len(inspection.header)), 1, None
+    )
+
+
+def _lines(source: BinaryIO, encoding: str) -> Iterator[str]:
+    """Physical lines with their ends, LF, CR or CRLF."""
+    if encoding == "utf-8":
+        return iter(io.TextIOWrapper(source, "utf-8-sig", errors="replace", newline=""))
+    return iter(io.TextIOWrapper(source, encoding, errors="c1-controls", newline=""))
+
+
+class _Ahead:
+    """Physical lines that can be looked at before they are taken."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._seen: list[str] = []
+        self._taken = 0
+
+    def take(self) -> str:
+        """The next line, '' at the end."""
+        if self._taken == len(self._seen):
+            return next(self._lines, "")
+        self._taken += 1
+        return self._seen[self._taken - 1]
+
+    def look(self, index: int) -> str:
+        """The line `index` lines ahead of the next, '' behind the end."""
+        while self._taken + index >= len(self._seen):
+            line = next(self._lines, "")
+            if not line:
+                return ""
+            self._seen.append(line)
+        return self._seen[self._taken + index]
+
+    def drop(self, count: int) -> None:
+        """Take lines that were looked at."""
+        self._taken += count
+        if self._taken * 2 > len(self._seen):
+            del self._seen[: self._taken]
+            self._taken = 0
+
+
+def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str]]:
+    """Records of `width` fields, or of any number where width is 0."""
+    ahead = _Ahead(lines)
+    while line := ahead.take():
+        text = line.rstrip("\r\n")
+        if not text:
+            continue
+        fields = _split(line, ahead) if '"' in text else text.split(",")
+        if fields is not None and width:
+            while len(fields) > width and not fields[-1]:
+                fields.pop()
+        if fields is None or (width and len(fields) != width):
+            yield None, text
+        else:
+            yield fields, ""
+
+
+def _split(line: str, ahead: _Ahead) -> list[str] | None:
+    """The fields of the record that begins with this line, or None where its quoting is broken.
+
+    Takes the lines that a quoted field goes on over, and none where that leads nowhere: they are then read as
+    records of their own.
+    """
+    fields: list[str] = []
+    value: list[str] | None = None  # of a quoted field that is not closed yet
+    position = looked = length = 0
+    while True:
+        text = line.rstrip("\r\n")
+        while True:
+            if value is None:
+                start = BLANKS.match(text, position).end()  # type: ignore[union-attr]
+                if not text.startswith('"', start):
+                    end = text.find(",", position)
+                    fields.append(text[position:] if end < 0 else text[position:end])
+                    if end < 0:
+                        ahead.drop(looked)
+                        return fields
+                    position = end + 1
+                    continue
+                value, position = [], start + 1
+            end = INSIDE_QUOTES.match(text, position).end()  # type: ignore[union-attr]
+            value.append(text[position:end])
+            if end == len(text):
+                break
+            after = AFTER_QUOTES.match(text, end + 1)
+            if after is None:
+                return None
+            fields.append("".join(value).replace('""', '"'))
+            if not after[1]:
+                ahead.drop(looked)
+                return fields
+            value, position = None, after.end()
+        value.append(line[len(text) :])
+        length += len(line)
+        line, position = ahead.look(looked), 0
+        looked += 1
+        if not line or length > LONGEST_QUOTED:
+            return None
+
+
+def json_member(name: str, value: str) -> str:
+    """`"name": "value"`, as SQL's side of the lake writes it."""
+    return f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"

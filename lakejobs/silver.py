@@ -1,0 +1,268 @@
+"""Silver: typed, corrected, deduplicated and validated rows by event date.
+
+One pass makes any number of partitions: read the bronze files that hold them, type, rescue and correct every record
+(`transform`), keep the last of each key, let Great Expectations judge, write one file a date. Every bronze record
+ends as a valid row, an invalid row, or a duplicate that another superseded, and the footer says how many of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import luigi
+
+from lakejobs import bronze, lineage, quality, transform
+from lakejobs import lake as storage
+from lakejobs.config import lake as settings
+from lakejobs.console import LakeError, tell
+from lakejobs.domains import DOMAINS, Domain
+from lakejobs.engine import CsvFile, DuckDB, text
+from lakejobs.lineage import DomainState
+from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
+
+BOOKKEEPING = ("is_valid", "validation_errors", "corrections", "rescued_data", "source_file", "processed_at")
+
+
+class Silver(luigi.Task):
+    """One silver partition. Luigi joins those of a domain that are due at once to one task, one pass over the data."""
+
+    domain = DomainParameter()
+    date = DatesParameter(description="Event date (UTC), YYYY-MM-DD.")
+    max_batch_size = 10_000
+
+    @property
+    def dates(self) -> list[dt.date]:
+        return [parse_date(day) for day in self.date.split(",")]
+
+    def output(self) -> list[SilverTarget]:
+        return [SilverTarget(self.domain, date) for date in self.dates]
+
+    def run(self) -> Any:
+        yield [bronze.Bronze(self.domain, date) for date in lineage.state(self.domain).stale_landings()]
+        with lineage.state(self.domain).locked() as state:
+            due = [date for date in self.dates if not state.is_fresh(date)]
+            if due:
+                tell(self, build(state, due, lambda message, percent: None))
+
+
+class DomainSilver(luigi.WrapperTask):
+    """Every silver partition of a domain that is due, and everything that is waiting below them."""
+
+    domain = DomainParameter()
+
+    def complete(self) -> bool:
+        state = lineage.state(self.domain)
+        return not state.stale_landings() and not state.stale_dates()
+
+    def run(self) -> Any:
+        yield [bronze.Bronze(self.domain, date) for date in lineage.state(self.domain).stale_landings()]
+        yield [Silver(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_dates()]
+
+
+class SilverTarget(luigi.Target):
+    """Exists when the partition's file is whole and its lineage is that of its inputs as they are now."""
+
+    def __init__(self, domain: str, date: dt.date) -> None:
+        self.domain, self.date = domain, date
+        self.path = storage.current().silver(domain, date)
+
+    def exists(self) -> bool:
+        return lineage.state(self.domain).is_fresh(self.date)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def build(state: DomainState, dates: list[dt.date], tell: Callable[[str, int], None]) -> str:
+    """Make silver partitions anew from bronze; removes those that no record belongs to any more."""
+    domain = DOMAINS[state.domain]
+    suite = quality.load_suite(domain)
+    wanted = [date for date in dates if state.expected(date)]
+    gone = [date for date in dates if not state.expected(date)]
+    summary = ""
+    if wanted:
+        importing = quality.import_in_background()
+        with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
+            files = read(state, domain, wanted, engine)
+            deduplicate(domain, engine)
+            importing.join()
+            validation = validate(domain, suite, wanted, engine)
+            counts = judge(state, domain, validation, wanted, files, engine)
+            publish(state, domain, wanted, counts, files, engine)
+        total = Counter[str]()
+        for count in counts.values():
+            total.update({key: value for key, value in count.items() if isinstance(value, int)})
+        share = 100 * total["invalid"] / total["rows"] if total["rows"] else 0.0
+        summary = (
+            f"{len(wanted):,} partition{'' if len(wanted) == 1 else 's'}, {total['records']:,} records, "
+            f"{share:.1f}% invalid, {total['duplicates']:,} duplicates"
+        )
+    for date in gone:
+        storage.remove(state.lake.silver(state.domain, date))
+        state.published(date)
+    return "; ".join(filter(None, [summary, f"{len(gone)} empty partitions removed" if gone else ""]))
+
+
+def read(state: DomainState, domain: Domain, dates: list[dt.date], engine: DuckDB) -> dict[int, tuple[CsvFile, dict[str, Any]]]:
+    """Load the records of these dates, typed, as the table `typed`. Returns the files they came from, by number.
+
+    A file has a higher number the later it landed.
+    """
+    days = {date.isoformat() for date in dates}
+    files: dict[int, tuple[CsvFile, dict[str, Any]]] = {}
+    for landing in sorted({landing for date in dates for landing in state.landings_of(date)}):
+        manifest = state.read_manifest(landing)
+        if manifest is None:
+            raise LakeError(f"{state.lake.manifest(domain.name, landing)} is gone; run again, it is made anew")
+        for entry in manifest["files"]:
+            if days & set(entry["dates"]):
+                number = len(files)
+                files[number] = (bronze.csv_file(state, landing, entry, number), entry)
+    query = f"select * from ({transform.typed_rows(domain)}) as rows where partition_date between date '{min(dates)}' and date '{max(dates)}'"
+    engine.load_csv("loaded", [file for file, _ in files.values()], list(domain.columns), query)
+    held = {day for _, entry in files.values() for day in entry["dates"] if min(days) <= day <= max(days)}
+    only = "" if held <= days else f" where partition_date in ({', '.join(f'date {text(day)}' for day in sorted(days))})"
+    engine.run(f"create temp view typed as select * from loaded{only}")
+    return files
+
+
+def deduplicate(domain: Domain, engine: DuckDB) -> None:
+    """Make the views `superseded` (row_number_, partition_date) and `kept`: within a date and key the row of the latest timestamp, then of
+    the later landed file, then of the later line, is kept. Rows without a key are never merged."""
+    key = domain.key
+    # Sorting only keys that repeat: hardly any do.
+    engine.run(
+        f"create temp table repeated as select partition_date, {key} from typed where {key} is not null "
+        f"group by partition_date, {key} having count(*) > 1"
+    )
+    engine.run(
+        "create temp table superseded as select row_number_, partition_date from ("
+        f"select t.row_number_, t.partition_date, row_number() over (partition by t.partition_date, t.{key} "
+        "order by t.event_time desc nulls last, t.file_number desc, t.row_number_ desc) as place "
+        f"from typed as t join repeated as r on t.partition_date = r.partition_date and t.{key} = r.{key}"
+        ") as ranked where place > 1"
+    )
+    (superseded,) = engine.rows("select count(*) from superseded")[0]
+    kept = "select * from typed"
+    if superseded:
+        kept += " where not exists (select 1 from superseded where superseded.row_number_ = typed.row_number_)"
+    engine.run(f"create temp view kept as {kept}")
+
+
+def validate(domain: Domain, suite: quality.Suite, dates: list[dt.date], engine: DuckDB) -> quality.Validation:
+    """Let Great Expectations judge the kept rows, malformed lines apart: those have nothing to judge."""
+    import pyarrow as pa
+
+    validation = quality.Validation(suite, domain)
+
+    def frames(columns: list[str], where: str, size: int) -> Any:
+        picked = "".join(f", {column}" for column in columns)
+        for batch in engine.batches(f"select row_number_{picked} from kept where not is_malformed{where}", size):
+            yield batch.column(0), pa.Table.from_batches([batch]).select(columns)
+
+    if validation.columns:
+        for numbers, columns in frames(validation.columns, "", settings().chunk_rows):
+            validation.add_rows(numbers, columns)
+    if (whole := validation.whole_columns) is not None:
+        for date in dates:
+            table = engine.arrow(f"select row_number_{''.join(f', {c}' for c in whole)} from kept where not is_malformed and partition_date = date '{date}'")
+            validation.add_partition(date, table.column(0).combine_chunks(), table.select(whole))
+    validation.check_tables()
+    return validation
+
+
+def judge(
+    state: DomainState,
+    domain: Domain,
+    validation: quality.Validation,
+    dates: list[dt.date],
+    files: dict[int, tuple[CsvFile, dict[str, Any]]],
+    engine: DuckDB,
+) -> dict[dt.date, dict[str, Any]]:
+    """Make the relation `silver`, ready to be written, and count the fates of every date's records.
+
+    Raises LakeError where they do not add up to what bronze holds: nothing may be lost without a word.
+    """
+    import pyarrow as pa
+
+    engine.register("failed", validation.failed_rows())
+    sources = {number: state.lake.relative(file.path) for number, (file, _) in files.items()}
+    engine.register(
+        "sources",
+        pa.table({"file_number": pa.array(list(sources), pa.int32()), "source_file": pa.array(list(sources.values()), pa.string())}),
+    )
+    time = domain.event_time
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    errors = f"coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), case when k.event_time is null then 'NULL:{time}' end)"
+    query = (
+        f"select partition_date, {', '.join(domain.columns)}, validation_errors is null as is_valid, validation_errors, "
+        f"corrections, rescued_data, source_file, timestamp '{now}' as processed_at from ("
+        f"select k.*, {errors} as validation_errors, s.source_file from kept as k "
+        "left join failed as f on k.row_number_ = f.row_number_ join sources as s on k.file_number = s.file_number) as judged"
+    )
+    if len(dates) == 1:
+        engine.run(f"create temp view silver as {query}")
+    else:
+        engine.run(f"create temp table silver as {query} order by partition_date")
+    counts: dict[dt.date, dict[str, Any]] = {
+        date: {"records": state.records(date), "rows": 0, "valid": 0, "invalid": 0, "duplicates": 0, "corrected": 0, "rescued": 0, "failures": {}}
+        for date in dates
+    }
+    for date, valid, wrong, total, corrected, rescued in engine.rows(
+        "select partition_date, is_valid, validation_errors, count(*), count(corrections), count(rescued_data) from silver group by all"
+    ):
+        count = counts[date]
+        count["rows"] += total
+        count["valid" if valid else "invalid"] += total
+        count["corrected"] += corrected
+        count["rescued"] += rescued
+        for code in (wrong or "").split("; ") if wrong else ():
+            count["failures"][code] = count["failures"].get(code, 0) + total
+    for date, duplicates in engine.rows("select partition_date, count(*) from superseded group by all"):
+        counts[date]["duplicates"] = duplicates
+    for date, count in counts.items():
+        if count["records"] != count["rows"] + count["duplicates"]:
+            raise LakeError(
+                f"{domain.name} {date}: bronze holds {count['records']:,} records, but {count['rows']:,} rows and "
+                f"{count['duplicates']:,} duplicates were found. A bronze file changed meanwhile; run again."
+            )
+    return counts
+
+
+def publish(
+    state: DomainState,
+    domain: Domain,
+    dates: list[dt.date],
+    counts: dict[dt.date, dict[str, Any]],
+    files: dict[int, tuple[CsvFile, dict[str, Any]]],
+    engine: DuckDB,
+) -> None:
+    """Write one file a date, its lineage and counts in the footer."""
+    columns = ", ".join([*domain.columns, *BOOKKEEPING])
+    for date in dates:
+        path = state.lake.silver(domain.name, date)
+        made_from = [
+            [state.lake.relative(file.path), entry["bytes"], entry["inspection"]["sha256"]]
+            for file, entry in files.values()
+            if date.isoformat() in entry["dates"]
+        ]
+        footer = {
+            "identity": state.expected(date),
+            **counts[date],
+            "lineage": {"files": made_from, "suite": quality.suite_hash(domain.name), "transform": transform.transform_hash(domain)},
+        }
+        storage.sweep(path.rpartition("/")[0])
+        with storage.publish(path) as temporary:
+            written = engine.write_parquet(
+                f"select {columns} from silver where partition_date = date '{date}'", temporary, storage.footer_text(footer)
+            )
+            if written != counts[date]["rows"]:
+                raise LakeError(f"{path}: {counts[date]['rows']:,} rows were to be written, but {written:,} were; run again")
+            storage.seal(temporary)
+        state.published(date)
+        if not state.is_fresh(date):
+            raise LakeError(f"{path} cannot be read back as it was written; is the disk failing?")

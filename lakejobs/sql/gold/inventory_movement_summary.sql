@@ -1,0 +1,15 @@
+-- grain: date, product_id, warehouse_id, movement_type
+-- source: inventory
+-- One row per UTC day, product, warehouse and type of movement. Quantities are pieces, total_cost the sum of
+-- quantity × unit_cost in the currency of the source. Of several names of a product the greatest is shown.
+select
+    cast(timestamp as date) as date,
+    product_id,
+    warehouse_id,
+    movement_type,
+    max(product_name) as product_name,
+    cast(sum(quantity) as bigint) as total_quantity,
+    cast(round(sum(cast(quantity as decimal(15, 0)) * cast(unit_cost as decimal(19, 4))), 2) as double) as total_cost,
+    count(*) as movement_count
+from inventory
+group by cast(timestamp as date), product_id, warehouse_id, movement_type

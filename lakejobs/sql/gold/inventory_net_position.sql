@@ -1,0 +1,16 @@
+-- grain: product_id, warehouse_id
+-- source: inventory_movement_summary
+-- One row per product and warehouse over all days, in pieces. net_position is inbound − outbound; adjustments are
+-- shown beside it and not counted in, because their sign is not known.
+select
+    product_id,
+    warehouse_id,
+    max(product_name) as product_name,
+    cast(sum(case when movement_type = 'inbound' then total_quantity else 0 end) as bigint) as inbound,
+    cast(sum(case when movement_type = 'outbound' then total_quantity else 0 end) as bigint) as outbound,
+    cast(sum(case when movement_type = 'adjustment' then total_quantity else 0 end) as bigint) as adjustment,
+    cast(sum(
+        case movement_type when 'inbound' then total_quantity when 'outbound' then -total_quantity else 0 end
+    ) as bigint) as net_position
+from inventory_movement_summary
+group by product_id, warehouse_id

@@ -1,0 +1,82 @@
+"""Staging: generated CSV files, as a shop's systems would deliver them, with dirt at known rates.
+
+The same batch gives the same file. Rows are drawn in pieces, each from a seed of its own, so memory stays flat and a
+batch of a million rows begins with the rows of a batch of a hundred thousand.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import zlib
+from typing import TYPE_CHECKING
+
+import luigi
+
+from lakejobs import lake as storage
+from lakejobs.console import tell
+from lakejobs.domains import DOMAINS, Domain
+from lakejobs.parameters import BatchParameter, DomainParameter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PIECE = 50_000
+REPEATED = 0.05
+"""Share of batches that end with a row that was there already."""
+LATE = 0.05
+"""Share of batches with one row of an earlier day."""
+
+
+class Staging(luigi.Task):
+    """One generated CSV file of a batch. A batch whose file was landed and then cleared away is complete too."""
+
+    domain = DomainParameter()
+    batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
+    rows = luigi.OptionalIntParameter(default=None, description="Rows to draw; a domain has its own usual number.")
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(storage.current().staged(self.domain, DOMAINS[self.domain].prefix, self.batch))
+
+    def complete(self) -> bool:
+        path = self.output().path
+        lake, name = storage.current(), path.rpartition("/")[2]
+        return storage.file(path) is not None or storage.file(f"{lake.bronze(self.domain, self.batch.date())}/{name}") is not None
+
+    def run(self) -> None:
+        domain = DOMAINS[self.domain]
+        path = self.output().path
+        with storage.publish(path) as temporary:
+            written = write_batch(domain, self.batch, self.rows or domain.rows, temporary)
+        tell(self, f"{written:,} rows in {path}")
+
+
+def write_batch(domain: Domain, batch: dt.datetime, rows: int, path: str) -> int:
+    """Write the CSV file of a batch; returns its rows, the repeated one counted."""
+    import numpy as np
+
+    seed = [zlib.crc32(domain.name.encode()), int(batch.replace(tzinfo=dt.UTC).timestamp())]
+    chance = np.random.default_rng(seed)
+    late = int(chance.integers(0, rows)) if chance.random() < LATE else None
+    days_late = int(chance.integers(1, 4))
+    repeated = chance.random() < REPEATED
+    first: list[str] = []
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(domain.columns)
+        for start in range(0, rows, PIECE):
+            count = min(PIECE, rows - start)
+            columns = domain.fake(np.random.default_rng([*seed, start]), batch, start, count)
+            if late is not None and start <= late < start + count:
+                _make_late(columns[domain.event_time], late - start, days_late)
+            table = list(zip(*(columns[name].tolist() for name in domain.columns), strict=True))
+            first = first or list(table[0])
+            writer.writerows(table)
+        if repeated:
+            writer.writerow(first)
+    return rows + repeated
+
+
+def _make_late(timestamps: np.ndarray, row: int, days: int) -> None:
+    moment = dt.datetime.fromisoformat(str(timestamps[row])) - dt.timedelta(days=days)
+    timestamps[row] = moment.isoformat(timespec="seconds")

@@ -1,0 +1,151 @@
+"""From delivered text to typed rows: the SQL of bronze and silver, in what DuckDB and Spark share.
+
+Every cast stands behind a pattern, because engines disagree on what they accept (`5.7` as a whole number, `0x10`,
+`1_000`, `5d`): what the pattern refuses becomes NULL, is kept in `rescued_data`, and makes the row invalid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from lakejobs.config import lake as settings
+from lakejobs.domains import Domain
+from lakejobs.engine import text
+
+WHOLE = "^[+-]?0*[0-9]{1,15}([.]0*)?$"
+NUMBER = "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
+TOO_LARGE = "1e15"
+"""Larger numbers lose cents in a double, and their sums overflow a decimal."""
+
+DATE = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+TIME = "([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]+)?)?"
+ZONE = " ?(Z|UTC|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)$"
+
+MALFORMED = "MALFORMED_LINE"
+TYPE = "TYPE"
+OUT_OF_RANGE = "OUT_OF_RANGE"
+
+
+def partition_dates(domain: Domain) -> str:
+    """Query over `delivered`: file_number, is_malformed, and the partition_date of every record."""
+    return f"select file_number, malformed is not null as is_malformed, partition_date from ({_dated(domain)}) as dated"
+
+
+def typed_rows(domain: Domain) -> str:
+    """Query over `delivered`: every record typed, rescued and corrected.
+
+    Columns: file_number, partition_date, event_time (NULL where there is no usable one), is_malformed, the domain's
+    columns, each correction's `difference`, and type_errors (codes), corrections, rescued_data: NULL where none.
+    """
+    corrected = {correction.column for correction in domain.corrections}
+    typed = [name for name, kind in domain.columns.items() if kind != "text"]
+    expected, wrong, difference = [], [], []
+    for correction in domain.corrections:
+        column = correction.column
+        expected.append(f"cast({correction.expression} as double) as {column}_expected")
+        # Rounded, because 0.01 apart is not quite 0.01 in binary fractions.
+        difference.append(f"round({column} - {column}_expected, 6) as {correction.difference}")
+        wrong.append(
+            f"{column}_expected is not null and ({column} is null "
+            f"or abs({correction.difference}) > {correction.tolerance}) as {column}_is_wrong"
+        )
+    values = [
+        f"case when {name}_is_wrong then {name}_expected else {name} end as {name}" if name in corrected else name
+        for name in domain.columns
+    ]
+    errors = [
+        f"case when is_malformed then '{MALFORMED}' end",
+        *(f"case when {name}_text is not null and {name} is null then '{TYPE}:{name}' end" for name in typed),
+        f"case when {domain.event_time} is not null and event_time is null "
+        f"then '{OUT_OF_RANGE}:{domain.event_time}' end",
+    ]
+    reported = [
+        f"""case when {name}_is_wrong then '"{name}": ' || coalesce(json_text({name}_text), 'null') end"""
+        for name in domain.columns
+        if name in corrected
+    ]
+    rescued = [
+        """'"_line": ' || json_text(malformed)""",
+        *(f"""case when {name} is null then '"{name}": ' || json_text({name}_text) end""" for name in typed),
+        "extra",
+    ]
+    rows = _dated(domain)
+    for layer in (expected, difference, wrong):
+        if layer:
+            rows = f"select *, {', '.join(layer)} from ({rows}) as layer"
+    return (
+        f"select file_number, partition_date, event_time, is_malformed, {', '.join(values)}, "
+        f"{''.join(f'{correction.difference}, ' for correction in domain.corrections)}"
+        f"nullif(concat_ws('; ', {', '.join(errors)}), '') as type_errors, "
+        f"{_json_object(reported)} as corrections, {_json_object(rescued)} as rescued_data "
+        f"from ({rows}) as corrected"
+    )
+
+
+def transform_hash(domain: Domain) -> str:
+    """Changes with the domain's specification, with the SQL above and with the settings it depends on."""
+    return hashlib.sha256(f"{domain.key}\n{typed_rows(domain)}".encode()).hexdigest()
+
+
+def _json_object(members: Sequence[str]) -> str:
+    if not members:
+        return "cast(null as string)"
+    return f"'{{' || nullif(concat_ws(', ', {', '.join(members)}), '') || '}}'"
+
+
+def _dated(domain: Domain) -> str:
+    """`delivered` with blanks trimmed, types applied, and the partition each record belongs to.
+
+    The trimmed text of a typed column stays beside it as `<column>_text`.
+    """
+    time = domain.event_time
+    trimmed, typed = [], []
+    for name, kind in domain.columns.items():
+        # Three comparisons are far cheaper than a trim, and hardly any value needs one.
+        has_blanks = f"{name} < '!' or {name} like '% ' or {name} like '%\t'"
+        value = f"case when {has_blanks} then nullif(btrim({name}, ' \t'), '') else {name} end"
+        if kind == "text":
+            trimmed.append(f"{value} as {name}")
+        else:
+            trimmed.append(f"{value} as {name}_text")
+            typed.append(f"{_typed(domain, f'{name}_text', kind)} as {name}")
+    usable = (
+        f"{time} >= cast(date '{settings().earliest_date}' as timestamp) "
+        f"and {time} < cast(latest_date as timestamp) + interval '1' day"
+    )
+    return (
+        "select *, coalesce(cast(event_time as date), landing_date) as partition_date from ("
+        f"select *, case when {usable} then {time} end as event_time from ("
+        f"select *, {', '.join(typed)} from ("
+        "select file_number, landing_date, latest_date, malformed, malformed is not null as is_malformed, extra, "
+        f"{', '.join(trimmed)} from delivered) as trimmed) as typed) as ranged"
+    )
+
+
+def _typed(domain: Domain, value: str, kind: str) -> str:
+    if kind == "integer":
+        return f"case when regexp_like({value}, '{WHOLE}') then cast(try_cast({value} as decimal(38, 1)) as bigint) end"
+    if kind == "number":
+        number = f"try_cast({value} as double)"
+        return f"case when regexp_like({value}, '{NUMBER}') and abs({number}) < {TOO_LARGE} then {number} end"
+    return _timestamp(value, settings().timestamp_formats.get(domain.name, ()))
+
+
+def _timestamp(value: str, formats: Sequence[str]) -> str:
+    """UTC, in microseconds; what is finer is cut off."""
+    # Casts of text with an offset differ from engine to engine: the offset is taken off first.
+    local = f"try_cast(substr(regexp_replace({value}, '{ZONE}', ''), 1, 26) as timestamp)"
+    offset = f"replace(regexp_extract({value}, '[+-][0-9:]+$', 0), ':', '')"
+    hours = f"cast(coalesce(nullif(substr({offset}, 2, 2), ''), '0') as integer)"
+    minutes = f"cast(coalesce(nullif(substr({offset}, 4, 2), ''), '0') as integer)"
+    sign = f"case when substr({offset}, 1, 1) = '-' then 1 else -1 end"
+    others = "".join(
+        f" when try_strptime({value}, {text(form)}) is not null then try_strptime({value}, {text(form)})"
+        for form in formats
+    )
+    return (
+        f"case when regexp_like({value}, '^{DATE}([T ]{TIME})?$') then try_cast(substr({value}, 1, 26) as timestamp) "
+        f"when regexp_like({value}, '^{DATE}[T ]{TIME}{ZONE}') "
+        f"then {local} + ({sign}) * ({hours} * 60 + {minutes}) * interval '1' minute{others} end"
+    )
