@@ -18,7 +18,7 @@ import luigi
 
 from lakejobs import lake as storage
 from lakejobs import lineage, records, transform
-from lakejobs.console import LakeError, log, tell
+from lakejobs.console import LakeError, counted, few, log, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import CsvFile, DuckDB, match
 from lakejobs.lake import File
@@ -82,8 +82,8 @@ def land(state: DomainState, date: dt.date) -> str:
     if troubles:
         raise LakeError("; ".join(troubles))
     rejected = [file for file in files if file["inspection"]["rejected"]]
-    return f"{_count(copied, 'file')} landed, {sum(file['records'] for file in files):,} records" + (
-        f", {_count(len(rejected), 'file')} rejected" if rejected else ""
+    return f"{counted(copied, 'file')} landed, {sum(file['records'] for file in files):,} records" + (
+        f", {counted(len(rejected), 'file')} rejected" if rejected else ""
     )
 
 
@@ -205,9 +205,9 @@ def _notes(inspection: records.Inspection, domain: Domain) -> list[str]:
     if inspection.encoding != "utf-8":
         notes.append("it is not UTF-8 and was read as Windows-1252")
     if missing := [name for name in domain.columns if name not in by_name]:
-        notes.append(f"it has no column {_few(missing)}")
+        notes.append(f"it has no column {few(missing)}")
     if others:
-        notes.append(f"it has columns besides the domain's, kept in rescued_data: {_few(others)}")
+        notes.append(f"it has columns besides the domain's, kept in rescued_data: {few(others)}")
     return notes
 
 
@@ -278,12 +278,3 @@ def has_records(file: CsvFile) -> bool:
     """Whether there is anything to read below a header. Only plain files have had their lines counted exactly."""
     known = file.inspection
     return known.rejected is None and bool(known.header) and (not known.plain or known.lines > 1)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")

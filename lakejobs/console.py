@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ def install() -> None:
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
         luigi_log.addFilter(PlainMessages())
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 file`, `1,234 files`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def few(names: Iterable[object], most: int = 8) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def tell(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:

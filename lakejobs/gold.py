@@ -20,7 +20,7 @@ import luigi
 from lakejobs import lake as storage
 from lakejobs import lineage
 from lakejobs.config import lake as settings
-from lakejobs.console import LakeError, tell
+from lakejobs.console import LakeError, counted, tell
 from lakejobs.domains import DOMAINS
 from lakejobs.engine import DuckDB
 from lakejobs.lineage import DomainState
@@ -187,8 +187,8 @@ def build(state: DomainState, table: Table) -> str:
             storage.seal(temporary)
     prune(state, table)
     if not table.is_daily:
-        return f"{rows:,} rows"
-    return f"{rows:,} rows, {len(changed):,} day{'' if len(changed) == 1 else 's'} computed, {len(carried):,} carried over"
+        return counted(rows, "row")
+    return f"{counted(rows, 'row')}, {counted(len(changed), 'day')} computed, {len(carried):,} carried over"
 
 
 def _read_source(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:

@@ -19,12 +19,12 @@ import sys
 import threading
 import types
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lakejobs.config import lake as settings
-from lakejobs.console import LakeError
+from lakejobs.console import LakeError, few
 from lakejobs.domains import Domain
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SEVERITIES = ("critical", "warning", "info")
-EXAMPLES = 20
+EXAMPLE_VALUES = 20
+EXAMPLE_ROWS = 5
 # Row-level, but a row's verdict depends on its neighbours.
 NOT_ROW_LOCAL = {
     "expect_column_values_to_be_unique",
@@ -192,6 +193,7 @@ class Validation:
             self._configurations[rule.position] = configuration
             (self._row_local if row_local else self._whole).append(rule)
         self._failures: dict[int, list[Any]] = {}  # rule position → arrays of row numbers
+        self.example_rows: dict[int, list[int]] = {}  # rule position → row numbers of the first to fail it
         self.outcomes = {rule.position: Outcome(rule) for rule in suite.rules}
 
     @property
@@ -237,7 +239,7 @@ class Validation:
                     "result_format": {
                         "result_format": "COMPLETE",
                         "return_unexpected_index_query": False,
-                        "partial_unexpected_count": EXAMPLES,
+                        "partial_unexpected_count": EXAMPLE_VALUES,
                     },
                     "catch_exceptions": True,
                 },
@@ -250,8 +252,12 @@ class Validation:
             indexes = result.result.get("unexpected_index_list")
             if result.result.get("unexpected_count") and not indexes:
                 raise LakeError(f"{self.suite.path}: {rule} does not say which rows fail it")
-            if indexes and rule.severity == "critical":
-                self._failures.setdefault(rule.position, []).append(numbered[np.asarray(indexes, dtype=np.int64)])
+            if indexes:
+                unexpected = numbered[np.asarray(indexes, dtype=np.int64)]
+                if rule.severity == "critical":
+                    self._failures.setdefault(rule.position, []).append(unexpected)
+                examples = self.example_rows.setdefault(rule.position, [])
+                examples += unexpected[: EXAMPLE_ROWS - len(examples)].tolist()
             self.outcomes[rule.position].add(result, date)
 
     def failed_rows(self) -> pa.Table:
@@ -282,7 +288,7 @@ class Validation:
     def check_tables(self) -> None:
         """Raise LakeError where a critical expectation about a whole table failed: nothing may be published."""
         broken = [
-            f"{outcome.rule}{' on ' if outcome.failed_dates else ''}{_few(outcome.failed_dates)}: "
+            f"{outcome.rule}{' on ' if outcome.failed_dates else ''}{few(outcome.failed_dates, 5)}: "
             f"observed {outcome.observed}"
             for outcome in self.outcomes.values()
             if outcome.rule.severity == "critical" and not outcome.row_level and not outcome.success
@@ -292,6 +298,37 @@ class Validation:
                 f"{self.suite.domain}: not published, because rules about the whole table failed: {'; '.join(broken)}. "
                 f"The partitions published before stay. Mend the data or the rule in {self.suite.path}."
             )
+
+
+    def result(self, meta: Mapping[str, Any]) -> Any:
+        """Great Expectations' own result object, with the counts of all pieces added up, small enough to be kept."""
+        import great_expectations
+        from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+
+        results = [
+            ExpectationValidationResult(
+                success=outcome.success,
+                expectation_config=self._configurations[rule.position],
+                result=outcome.to_json(),
+                exception_info={"raised_exception": False, "exception_traceback": None, "exception_message": None},
+            )
+            for rule in self.suite.rules
+            for outcome in [self.outcomes[rule.position]]
+        ]
+        successful = sum(outcome.success for outcome in self.outcomes.values())
+        critical = [o for o in self.outcomes.values() if o.rule.severity == "critical"]
+        return ExpectationSuiteValidationResult(
+            success=all(outcome.success for outcome in critical),
+            results=results,
+            suite_name=self.suite.domain,
+            statistics={
+                "evaluated_expectations": len(results),
+                "successful_expectations": successful,
+                "unsuccessful_expectations": len(results) - successful,
+                "success_percent": 100 * successful / len(results) if results else None,
+            },
+            meta={"great_expectations_version": great_expectations.__version__, **meta},
+        )
 
 
 class Outcome:
@@ -314,7 +351,7 @@ class Outcome:
             self.elements += content["element_count"]
             self.missing += content.get("missing_count") or 0
             self.unexpected += content["unexpected_count"]
-            for value in content.get("partial_unexpected_list", ()):
+            for value in content.get("partial_unexpected_list", ())[: EXAMPLE_VALUES - self.examples.total()]:
                 self.examples[_readable(value)] += 1
         else:
             if self.observed is None or not result.success:
@@ -333,6 +370,29 @@ class Outcome:
         judged = self.elements - self.missing
         mostly = float(self.rule.content.get("kwargs", {}).get("mostly", 1))
         return not self.unexpected or (judged - self.unexpected) / judged >= mostly
+
+
+    def to_json(self) -> dict[str, Any]:
+        """As Great Expectations gives it in the SUMMARY format."""
+        if not self.row_level:
+            observed = {"observed_value": self.observed}
+            return observed | ({"details": self.details} if self.details else {})
+        judged = self.elements - self.missing
+
+        def percent(part: int, whole: int) -> float | None:
+            return 100 * part / whole if whole else None
+
+        return {
+            "element_count": self.elements,
+            "missing_count": self.missing,
+            "missing_percent": percent(self.missing, self.elements),
+            "unexpected_count": self.unexpected,
+            "unexpected_percent": percent(self.unexpected, judged),
+            "unexpected_percent_nonmissing": percent(self.unexpected, judged),
+            "unexpected_percent_total": percent(self.unexpected, self.elements),
+            "partial_unexpected_list": list(self.examples.elements()),
+            "partial_unexpected_counts": [{"value": v, "count": n} for v, n in self.examples.most_common()],
+        }
 
 
 def _configuration(suite: Suite, rule: Rule) -> tuple[Any, bool]:
@@ -403,12 +463,9 @@ def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:500]
 
 
-def _few(values: Iterable[Any]) -> str:
-    shown = [str(value) for value in values]
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
-
-
 def _readable(value: Any) -> Any:
     """An example as it is stored: numbers stay numbers, everything else is text."""
     item = value.item() if hasattr(value, "item") else value
+    if item is None or item != item:  # noqa: PLR0124 - NaN is how a frame spells a missing value
+        return "NULL"
     return item if isinstance(item, int | float | str) else str(item)

@@ -7,22 +7,23 @@ ends as a valid row, an invalid row, or a duplicate that another superseded, and
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import luigi
 
-from lakejobs import bronze, lineage, quality, transform
+from lakejobs import bronze, docs, lineage, quality, transform
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
-from lakejobs.console import LakeError, tell
+from lakejobs.console import LakeError, counted, report, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import CsvFile, DuckDB, text
 from lakejobs.lineage import DomainState
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
+
+Report = Callable[[str, int], None]
+"""Says what is being done, and how far the task has come in percent."""
 
 BOOKKEEPING = ("is_valid", "validation_errors", "corrections", "rescued_data", "source_file", "processed_at")
 
@@ -38,6 +39,9 @@ class Silver(luigi.Task):
     def dates(self) -> list[dt.date]:
         return [parse_date(day) for day in self.date.split(",")]
 
+    def __repr__(self) -> str:
+        return f"{self.task_family}(domain={self.domain}, date={docs.span(self.dates)})"
+
     def output(self) -> list[SilverTarget]:
         return [SilverTarget(self.domain, date) for date in self.dates]
 
@@ -46,7 +50,8 @@ class Silver(luigi.Task):
         with lineage.state(self.domain).locked() as state:
             due = [date for date in self.dates if not state.is_fresh(date)]
             if due:
-                tell(self, build(state, due, lambda message, percent: None))
+                summary, page = build(state, due, lambda message, percent: report(self, message, percent=percent))
+                tell(self, summary, percent=100, link=docs.page_url(page) if page else None)
 
 
 class DomainSilver(luigi.WrapperTask):
@@ -77,34 +82,48 @@ class SilverTarget(luigi.Target):
         return self.path
 
 
-def build(state: DomainState, dates: list[dt.date], tell: Callable[[str, int], None]) -> str:
-    """Make silver partitions anew from bronze; removes those that no record belongs to any more."""
+def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str, str | None]:
+    """Make silver partitions anew from bronze; removes those that no record belongs to any more.
+
+    Returns what was done, and the path of the Data Docs page about it.
+    """
     domain = DOMAINS[state.domain]
     suite = quality.load_suite(domain)
     wanted = [date for date in dates if state.expected(date)]
     gone = [date for date in dates if not state.expected(date)]
-    summary = ""
+    done, page = [], None
     if wanted:
         importing = quality.import_in_background()
         with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
+            report(f"reading {sum(state.records(date) for date in wanted):,} records", 5)
             files = read(state, domain, wanted, engine)
             deduplicate(domain, engine)
+            report("waiting for Great Expectations", 30)
             importing.join()
+            report("validating", 40)
             validation = validate(domain, suite, wanted, engine)
             counts = judge(state, domain, validation, wanted, files, engine)
-            publish(state, domain, wanted, counts, files, engine)
-        total = Counter[str]()
-        for count in counts.values():
-            total.update({key: value for key, value in count.items() if isinstance(value, int)})
-        share = 100 * total["invalid"] / total["rows"] if total["rows"] else 0.0
-        summary = (
-            f"{len(wanted):,} partition{'' if len(wanted) == 1 else 's'}, {total['records']:,} records, "
-            f"{share:.1f}% invalid, {total['duplicates']:,} duplicates"
-        )
+            page = docs.keep(state.lake, validation, counts, failing_rows(domain, validation, engine))
+            publish(state, domain, wanted, counts, files, engine, report)
+        done.append(summarise(counts))
     for date in gone:
         storage.remove(state.lake.silver(state.domain, date))
         state.published(date)
-    return "; ".join(filter(None, [summary, f"{len(gone)} empty partitions removed" if gone else ""]))
+    if gone:
+        done.append(f"{counted(len(gone), 'partition')} without records removed")
+    return "; ".join(done), page
+
+
+def summarise(counts: dict[dt.date, dict[str, Any]]) -> str:
+    """What was done, in people's words: `3 partitions, 12,345 records, 4.1% invalid, 23 duplicates`."""
+    records, rows, invalid, duplicates = (
+        sum(count[name] for count in counts.values()) for name in ("records", "rows", "invalid", "duplicates")
+    )
+    share = 100 * invalid / rows if rows else 0.0
+    return (
+        f"{counted(len(counts), 'partition')}, {counted(records, 'record')}, {share:.1f}% invalid, "
+        f"{counted(duplicates, 'duplicate')}"
+    )
 
 
 def read(state: DomainState, domain: Domain, dates: list[dt.date], engine: DuckDB) -> dict[int, tuple[CsvFile, dict[str, Any]]]:
@@ -233,6 +252,41 @@ def judge(
     return counts
 
 
+def failing_rows(
+    domain: Domain, validation: quality.Validation, engine: DuckDB
+) -> dict[int, list[dict[str, Any]]]:
+    """A few rows that fail each rule, by the rule's position: key, source file, values of the rule's columns."""
+    wanted = {number for rows in validation.example_rows.values() for number in rows}
+    if not wanted:
+        return {}
+    columns = ", ".join(f"k.{name}" for name in domain.rule_columns)
+    found = {
+        row[0]: row[1:]
+        for row in engine.rows(
+            f"select k.row_number_, s.source_file, {columns} from kept as k join sources as s "
+            f"on k.file_number = s.file_number where k.row_number_ in ({', '.join(map(str, sorted(wanted)))})"
+        )
+    }
+    rules = {rule.position: rule for rule in validation.suite.rules}
+    examples: dict[int, list[dict[str, Any]]] = {}
+    for position, numbers in validation.example_rows.items():
+        for number in numbers:
+            source_file, *values = found[number]
+            by_name = dict(zip(domain.rule_columns, values, strict=True))
+            examples.setdefault(position, []).append(
+                {
+                    "key": shown(by_name[domain.key]),
+                    "values": {name: shown(by_name[name]) for name in rules[position].columns if name != domain.key},
+                    "source_file": source_file,
+                }
+            )
+    return examples
+
+
+def shown(value: Any) -> str:
+    return "NULL" if value is None else str(value)
+
+
 def publish(
     state: DomainState,
     domain: Domain,
@@ -240,10 +294,13 @@ def publish(
     counts: dict[dt.date, dict[str, Any]],
     files: dict[int, tuple[CsvFile, dict[str, Any]]],
     engine: DuckDB,
+    report: Report,
 ) -> None:
     """Write one file a date, its lineage and counts in the footer."""
     columns = ", ".join([*domain.columns, *BOOKKEEPING])
-    for date in dates:
+    for number, date in enumerate(dates):
+        if number % 20 == 0:
+            report(f"writing partition {number + 1:,} of {len(dates):,}", 60 + 40 * number // len(dates))
         path = state.lake.silver(domain.name, date)
         made_from = [
             [state.lake.relative(file.path), entry["bytes"], entry["inspection"]["sha256"]]

@@ -1,0 +1,171 @@
+"""Data Docs: what Great Expectations found in a batch, kept as JSON and as a page that opens without a network.
+
+Great Expectations renders the rules and their outcomes; the page around them is ours, because its own loads styles,
+scripts and pictures from the internet. One result and one page a domain and batch; the oldest go when there are more
+than `[lake] keep_validations`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import html
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lakejobs import lake as storage
+from lakejobs.config import lake as settings
+from lakejobs.domains import DOMAINS
+from lakejobs.lake import Lake
+from lakejobs.quality import Rule, Validation
+
+if TYPE_CHECKING:
+    import jinja2
+
+TOTALS = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")
+
+
+def keep(
+    lake: Lake,
+    validation: Validation,
+    counts: Mapping[dt.date, Mapping[str, Any]],
+    examples: Mapping[int, Sequence[Mapping[str, Any]]],
+) -> str:
+    """Store the result of a batch, render its page and the index. Returns the path of the page.
+
+    `counts`: the fates of the records by event date. `examples`: rows that failed a rule, by the rule's position.
+    """
+    domain = validation.suite.domain
+    now = dt.datetime.now(dt.UTC)
+    dates = sorted(counts)
+    batch = {
+        "domain": domain,
+        "dates": [date.isoformat() for date in dates],
+        "span": span(dates),
+        "validated_at": now.isoformat(timespec="seconds"),
+        "totals": {name: sum(count[name] for count in counts.values()) for name in TOTALS},
+        "rules": [
+            _summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules
+        ],
+    }
+    run_id = {"run_name": f"{domain} {batch['span']}", "run_time": now.isoformat()}
+    result = validation.result({"run_id": run_id, "lakejobs": batch})
+    stamps = _stamps(lake, domain)
+    name = storage.snapshot_name(domain, f"{stamps[-1]}.parquet" if stamps else None, now).removesuffix(".parquet")
+    storage.write_json(f"{lake.validations(domain)}/{name}.json", result.to_json_dict())
+    page = f"{lake.data_docs}/validations/{domain}/{name}.html"
+    _write(page, render_page(result, batch))
+    prune(lake, domain)
+    _write(f"{lake.data_docs}/index.html", render_index(lake))
+    return page
+
+
+def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
+    outcome = validation.outcomes[rule.position]
+    notes = rule.content.get("notes") or ""
+    return {
+        "code": rule.code,
+        "severity": rule.severity,
+        "success": outcome.success,
+        "row_level": outcome.row_level,
+        "unexpected": outcome.unexpected,
+        "share": outcome.unexpected / outcome.elements if outcome.elements else 0.0,
+        "observed": outcome.observed if not outcome.row_level else None,
+        "notes": notes if isinstance(notes, str) else " ".join(notes),
+        "examples": examples,
+    }
+
+
+def span(dates: Sequence[dt.date]) -> str:
+    """Dates as a person would say them."""
+    if len(dates) <= 3:
+        return ", ".join(date.isoformat() for date in dates)
+    return f"{dates[0]} … {dates[-1]} ({len(dates):,} days)"
+
+
+def render_page(result: Any, batch: Mapping[str, Any]) -> str:
+    """The page of one validation, rendered by Great Expectations within our frame."""
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+
+    for rule_result in result.results:
+        _escape(rule_result.result)
+    document = ValidationResultsPageRenderer().render(result)
+    # Its overview repeats what our head of the page says, and links to a page that there is not.
+    document.sections = document.sections[1:]
+    return _view().render(document, template="validation.j2", batch=batch, style=_style())
+
+
+def render_index(lake: Lake) -> str:
+    """The site's first page: every kept validation, the newest first."""
+    batches = []
+    for domain in DOMAINS:
+        for name in reversed(_stamps(lake, domain)):
+            content = storage.read_json(f"{lake.validations(domain)}/{name}.json")
+            if content:
+                batches.append({**content["meta"]["lakejobs"], "page": f"validations/{domain}/{name}.html"})
+    batches.sort(key=lambda batch: str(batch["validated_at"]), reverse=True)
+    return environment().get_template("docs_index.html").render(batches=batches, style=_style())
+
+
+def prune(lake: Lake, domain: str) -> None:
+    """Drop the oldest results and their pages."""
+    for name in _stamps(lake, domain)[: -max(1, settings().keep_validations)]:
+        storage.remove(f"{lake.validations(domain)}/{name}.json")
+        storage.remove(f"{lake.data_docs}/validations/{domain}/{name}.html")
+
+
+def page_url(path: str) -> str:
+    """Where a page is looked at: below `[lake] docs_url` where the site is served, or else on the disk."""
+    base = settings().docs_url
+    if base:
+        return f"{base.rstrip('/')}/{path.partition('/data_docs/')[2]}"
+    return "file://" + os.path.abspath(path)
+
+
+def _stamps(lake: Lake, domain: str) -> list[str]:
+    """Names of a domain's stored validations, the oldest first."""
+    found = storage.files(lake.validations(domain))
+    return [file.name.removesuffix(".json") for file in found if file.name.endswith(".json")]
+
+
+def _escape(content: Any) -> None:
+    """Great Expectations puts values into its pages as they are; make text of what would be markup."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in list(items):
+        if isinstance(value, str):
+            content[key] = html.escape(value)
+        elif isinstance(value, dict | list):
+            _escape(value)
+
+
+def _write(path: str, text: str) -> None:
+    with storage.publish(path, durable=False) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Our own pages' templates; whatever they show is escaped."""
+    import jinja2
+
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("lakejobs"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.filters["number"] = lambda value: f"{value:,}"
+    templates.filters["percent"] = lambda value: f"{100 * value:.1f}%"
+    return templates
+
+
+@cache
+def _view() -> Any:
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    view = DefaultJinjaPageView(custom_views_directory=os.path.join(os.path.dirname(__file__), "templates"))
+    view.env.filters.update(environment().filters)
+    return view
+
+
+@cache
+def _style() -> str:
+    source, _, _ = environment().loader.get_source(environment(), "style.css")  # type: ignore[union-attr]
+    return source
