@@ -54,8 +54,8 @@ DEFAULTS = {
 
 def apply_defaults() -> None:
     """Give Luigi the settings above where no configuration file has set them."""
-    # Luigi reads these past its own parameters, and then warns that nobody does.
-    warnings.filterwarnings("ignore", message=".*'rpc_", category=UserWarning)
+    # Luigi reads some settings of [core] past its own parameters, and then warns that nobody does.
+    warnings.filterwarnings("ignore", message=".*not consumed by the task 'core'", category=UserWarning)
     settings = luigi.configuration.get_config()
     for section, options in DEFAULTS.items():
         for option, value in options.items():

@@ -28,29 +28,48 @@ class LakeError(Exception):
 class PlainMessages(logging.Filter):
     """Cuts Luigi's log down to what helps.
 
-    An exception that is a person's to mend is shown as its message, without a traceback; every other
+    An exception that is a person's to mend is shown as its message, once and without a traceback; every other
     exception keeps its traceback. Per-task scheduling notes are dropped below WARNING.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         template = str(record.msg)
         if record.levelno < logging.WARNING and template.startswith(CHATTER):
             return False
         error = record.exc_info[1] if record.exc_info else None
-        if message := plain_message(error):
-            task = f"{record.args[-1]}: " if "failed" in template and isinstance(record.args, tuple) else ""
-            record.msg, record.args, record.exc_info, record.exc_text = "%s%s", (task, message), None, None
-        return True
+        message = plain_message(error)
+        if message is None and "LakeError: " in template:
+            # Raised while tasks were scheduled: Luigi has made text of the traceback already.
+            message = template.rpartition("LakeError: ")[2].strip()
+        if message is None:
+            # The scheduler that cannot be pinged is the one that does not answer.
+            return not (self._shown and template == "Failed pinging scheduler")
+        task = f"{record.args[-1]}: " if " failed " in template and isinstance(record.args, tuple) else ""
+        record.msg, record.args, record.exc_info, record.exc_text = "%s%s", (task, message), None, None
+        is_new = task + message not in self._shown
+        self._shown.add(task + message)
+        return is_new
 
 
 def plain_message(error: BaseException | None) -> str | None:
     """The text to show instead of a traceback, or None where the traceback is what helps."""
+    if error is None:
+        return None
     if isinstance(error, LakeError):
         return str(error)
-    # Imported by name only: the client for luigid is loaded by Luigi before any of its errors can exist.
-    if type(error).__name__ == "RPCError" and type(error).__module__ == "luigi.rpc":
+    # Luigi's own errors are told by name: to import them here would be to load half of Luigi first.
+    kind = f"{type(error).__module__}.{type(error).__name__}"
+    if kind == "luigi.rpc.RPCError":
         return LUIGID_HELP.format(url=str(error).rpartition(" ")[2].strip("'"))
-    return None
+    if kind == "luigi.parameter.MissingParameterException":
+        task = str(error).partition("[")[0]
+        parameter = str(error).rpartition("the '")[2].partition("'")[0]
+        return f"{task} needs its parameter {parameter}: --{task}-{parameter.replace('_', '-')} VALUE"
+    return plain_message(error.__cause__)
 
 
 def install() -> None:

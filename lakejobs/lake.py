@@ -135,7 +135,7 @@ def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
 def files(directory: str) -> list[File]:
     """The regular files of a directory, by name; none where it does not exist. Links are not followed."""
     found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+    with explained(f"cannot list {directory}"), contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             try:
                 known = entry.stat(follow_symlinks=False)
@@ -148,11 +148,9 @@ def files(directory: str) -> list[File]:
 
 def odd_entries(directory: str) -> list[str]:
     """What `files` passes by for being a link, a directory or a device, by name."""
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
-    except FileNotFoundError:
-        return []
+    with explained(f"cannot list {directory}"), contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+    return []
 
 
 def file(path: str) -> File | None:
@@ -182,10 +180,9 @@ def partitions(directory: str) -> Iterator[dt.date]:
 
 
 def _numbers(directory: str, prefix: str) -> list[int]:
-    try:
+    names: list[str] = []
+    with explained(f"cannot list {directory}"), contextlib.suppress(FileNotFoundError):
         names = os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
     return sorted(int(name[len(prefix) :]) for name in names if re.fullmatch(prefix + r"\d{2,4}", name))
 
 

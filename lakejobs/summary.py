@@ -1,0 +1,92 @@
+"""What a person wants to see after a run: rows through each layer, the head of the gold tables, where the rest is.
+
+usage: python -m lakejobs.summary [the same --lake-… arguments as luigi]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from luigi.cmdline_parser import CmdlineParser
+
+from lakejobs import lake as storage
+from lakejobs import lineage
+from lakejobs.domains import DOMAINS
+from lakejobs.gold import domain_of, newest_snapshot, tables
+from lakejobs.lineage import DomainState
+
+HEAD = 3
+
+
+def layers(state: DomainState) -> dict[str, Any]:
+    """Rows of a domain through each layer, from manifests and footers."""
+    silver = state.silver.values()
+    return {
+        "domain": state.domain,
+        "files": sum(landing["files"] for landing in state.landings.values()),
+        "rejected": sum(len(landing["rejected"]) for landing in state.landings.values()),
+        "records": sum(landing["records"] for landing in state.landings.values()),
+        "partitions": len(state.silver),
+        **{
+            name: sum(footer[name] for footer in silver)
+            for name in ("rows", "valid", "invalid", "duplicates", "corrected")
+        },
+    }
+
+
+def show(states: list[DomainState]) -> str:
+    import pandas as pd
+
+    options = {"display.width": 160, "display.max_columns": 20, "display.max_colwidth": 32}
+    with pd.option_context(*(part for option in options.items() for part in option)):
+        rows = pd.DataFrame([layers(state) for state in states]).set_index("domain")
+        parts = ["Rows through the layers", table(rows)]
+        by_name = {state.domain: state for state in states}
+        for name, gold in sorted(tables().items()):
+            state = by_name[domain_of(gold)]
+            snapshot, _ = newest_snapshot(state, gold)
+            if snapshot is None:
+                parts += [f"gold: {name} has no snapshot yet"]
+                continue
+            path = state.lake.gold(name, snapshot)
+            content = pd.read_parquet(path).drop(columns="generated_at")
+            parts += [f"{name}: {len(content):,} rows in {path}", table(content.tail(HEAD), index=False)]
+    for state in states:
+        parts += troubles(state)
+    index = f"{states[0].lake.data_docs}/index.html"
+    if os.path.exists(index):
+        parts.append(f"Data Docs: file://{os.path.abspath(index)}")
+    return "\n\n".join(parts)
+
+
+def table(content: Any, *, index: bool = True) -> str:
+    if content.empty:
+        return "  (no rows)"
+    text: str = content.to_string(index=index, na_rep="NULL", formatters={n: "{:,}".format for n in content.select_dtypes("int")})
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def troubles(state: DomainState) -> list[str]:
+    """Files that were not taken in, and what to know of those that were; nothing is passed by in silence."""
+    lines = [
+        f"{state.lake.bronze(state.domain, date)}/{name} is rejected: {reason}"
+        for date, landing in state.landings.items()
+        for name, reason in landing["rejected"].items()
+    ]
+    lines += [
+        f"{state.lake.staging_directory(state.domain)}/{name} is not a .csv file and was left alone"
+        for name in state.passed_by
+    ]
+    return ["\n".join(lines)] if lines else []
+
+
+def main() -> None:
+    with CmdlineParser.global_instance(["--module", "lakejobs", "GoldAll", *sys.argv[1:]]):
+        lake = storage.current()
+        sys.stdout.write(show([lineage.DomainState(lake, domain) for domain in DOMAINS]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

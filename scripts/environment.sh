@@ -1,0 +1,39 @@
+# Sourced by the other scripts, in the project's directory.
+# environment DIRECTORY REQUIREMENTS… makes a virtual environment with pinned packages and the project itself; it does
+# nothing where that has been done since the pins last changed.
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11; do
+        if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "lakejobs needs Python 3.11 or newer, and none was found. Install one, or name it: PYTHON=/path/to/python" >&2
+    return 1
+}
+
+environment() {
+    local directory=$1 python file missing=()
+    shift
+    for file in "$@"; do
+        [ "$(cksum "$file" setup.cfg)" = "$(cat "$directory/.pins/$(basename "$file")" 2>/dev/null)" ] || missing+=("$file")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    python=$(find_python) || return 1
+    echo "Setting up $directory (once; a minute or two) ..." >&2
+    if command -v uv >/dev/null; then
+        [ -x "$directory/bin/python" ] || uv venv --quiet --no-python-downloads --python "$python" "$directory"
+        uv pip install --quiet --python "$directory/bin/python" "${missing[@]/#/--requirements=}"
+        uv pip install --quiet --python "$directory/bin/python" --no-deps --editable .
+    else
+        [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
+        local pip=("$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location)
+        "${pip[@]}" "${missing[@]/#/--requirement=}"
+        "${pip[@]}" --no-deps --editable .
+    fi
+    mkdir -p "$directory/.pins"
+    for file in "${missing[@]}"; do cksum "$file" setup.cfg >"$directory/.pins/$(basename "$file")"; done
+}
