@@ -121,10 +121,10 @@ class DuckDB:
         return self._connection.execute(query).fetchall()
 
     def batches(self, query: str, size: int) -> Iterator[pa.RecordBatch]:
-        yield from self._connection.execute(query).to_arrow_reader(size)
+        yield from self._connection.sql(query).to_arrow_reader(size)
 
     def arrow(self, query: str) -> pa.Table:
-        return self._connection.execute(query).to_arrow_table()
+        return self._connection.sql(query).to_arrow_table()
 
     def register(self, name: str, data: pa.Table) -> None:
         self._connection.register(name, data)

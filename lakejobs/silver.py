@@ -76,7 +76,9 @@ class SilverTarget(luigi.Target):
         self.path = storage.current().silver(domain, date)
 
     def exists(self) -> bool:
-        return lineage.state(self.domain).is_fresh(self.date)
+        state = lineage.state(self.domain)
+        # What is waiting below may hold rows of any date.
+        return not state.stale_landings() and state.is_fresh(self.date)
 
     def __str__(self) -> str:
         return self.path

@@ -1,0 +1,142 @@
+"""A lake in a temporary directory, run for real by Luigi's own worker."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+from pathlib import Path
+
+import duckdb
+import luigi
+import pandas as pd
+import pytest
+from luigi.task_register import Register
+
+import lakejobs  # noqa: F401 - registers the tasks
+from lakejobs.domains import DOMAINS
+
+PROJECT = Path(__file__).parent.parent
+
+HEADERS = {name: ",".join(domain.columns) for name, domain in DOMAINS.items()}
+
+SALE = "{id},{time},C1,P1,Lamp,{category},{quantity},{price},{total},cash,{status}"
+
+
+def sale(
+    id: str = "s1",
+    time: str = "2026-11-01T10:00:00",
+    quantity: object = 2,
+    price: object = "5.00",
+    total: object = "10.00",
+    category: str = "Home",
+    status: str = "completed",
+) -> str:
+    """One line of a sales file."""
+    return SALE.format(**locals())
+
+
+class LakeUnderTest:
+    """Delivers files, runs tasks, reads results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ran: list[luigi.Task] = []
+
+    def deliver(self, domain: str, name: str, *lines: str, header: str | None = None) -> Path:
+        """Stage a CSV file: the domain's header, or another, and these lines."""
+        return self.deliver_bytes(domain, name, "".join(f"{line}\n" for line in [header or HEADERS[domain], *lines]).encode())
+
+    def deliver_bytes(self, domain: str, name: str, content: bytes) -> Path:
+        path = self.root / "local_output" / domain / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(content)
+        part.rename(path)
+        return path
+
+    def run(self, *tasks: luigi.Task, workers: int = 1) -> bool:
+        """Run tasks, GoldAll where none is named; `ran` then holds the tasks that ran. True where all succeeded."""
+        self.ran = []
+        Register.clear_instance_cache()
+        result = luigi.build(
+            list(tasks) or [lakejobs.GoldAll()], local_scheduler=True, detailed_summary=True, workers=workers
+        )
+        return result.status in (
+            luigi.LuigiStatusCode.SUCCESS,
+            luigi.LuigiStatusCode.SUCCESS_WITH_RETRY,
+        )
+
+    def ran_names(self, family: str) -> list[str]:
+        """What a family of tasks was run for: event dates, landing dates or tables."""
+        names = []
+        for task in self.ran:
+            if task.task_family == family:
+                names += str(getattr(task, "date", getattr(task, "table", ""))).split(",")
+        return sorted(names)
+
+    def silver(self, domain: str = "sales") -> pd.DataFrame:
+        """All silver rows of a domain by key, with their partition's date; bookkeeping of the moment left out."""
+        files = sorted((self.root / "datalake/silver" / domain).glob("**/*.parquet"))
+        if not files:
+            return pd.DataFrame()
+        frames = []
+        for file in files:
+            year, month, day = (int(part.partition("=")[2]) for part in file.parts[-4:-1])
+            frames.append(duckdb.read_parquet(str(file), hive_partitioning=False).df().assign(partition=dt.date(year, month, day)))
+        rows = pd.concat(frames, ignore_index=True).drop(columns="processed_at")
+        rows["source_file"] = rows["source_file"].str.rpartition("/")[2]
+        key = DOMAINS[domain].key
+        return rows.sort_values(["partition", key, "rescued_data", "source_file"]).reset_index(drop=True)
+
+    def gold(self, table: str) -> pd.DataFrame:
+        """The newest snapshot of a table."""
+        newest = self.snapshots(table)[-1]
+        return duckdb.read_parquet(str(newest)).df().drop(columns="generated_at")
+
+    def snapshots(self, table: str) -> list[Path]:
+        return sorted((self.root / "datalake/gold" / table).glob("*.parquet"))
+
+    def partition(self, date: str, domain: str = "sales") -> Path:
+        year, month, day = date.split("-")
+        return self.root / f"datalake/silver/{domain}/year={year}/month={month}/day={day}/{domain}.parquet"
+
+    def bronze(self, date: str, domain: str = "sales") -> Path:
+        year, month, day = date.split("-")
+        return self.root / f"datalake/bronze/{domain}/year={year}/month={month}/day={day}"
+
+    def content(self) -> dict[str, list[tuple[object, ...]]]:
+        """Every silver partition and newest gold table as sets of rows: what two lakes are compared by."""
+        found = {}
+        for domain in DOMAINS:
+            rows = self.silver(domain)
+            found[f"silver {domain}"] = sorted(map(tuple, rows.astype(str).drop(columns="source_file", errors="ignore").to_numpy()))
+        for directory in sorted((self.root / "datalake/gold").glob("*")):
+            found[f"gold {directory.name}"] = sorted(map(tuple, self.gold(directory.name).astype(str).to_numpy()))
+        return found
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LakeUnderTest:
+    """An empty lake with the project's suites, in the working directory."""
+    made = new_lake(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def remember(task: luigi.Task) -> None:
+        made.ran.append(task)
+
+    luigi.Task.event_handler(luigi.Event.SUCCESS)(remember)
+    yield made
+    luigi.Task._event_callbacks.clear()
+
+
+def new_lake(root: Path) -> LakeUnderTest:
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(PROJECT / "expectations", root / "expectations")
+    return LakeUnderTest(root)
+
+
+@pytest.fixture
+def command_line() -> dict[str, str]:
+    """The environment of a command as a user types it."""
+    return {**os.environ, "LUIGI_CONFIG_PATH": str(PROJECT / "luigi.cfg")}
