@@ -77,7 +77,9 @@ def land(state: DomainState, date: dt.date) -> str:
             troubles.append(str(error))
     files = describe(state, domain, date, before["files"])
     if files or staged or before["files"]:
-        storage.write_json(state.lake.manifest(state.domain, date), {"scan": state.scan_hash, "staged": staged, "files": files})
+        storage.write_json(
+            state.lake.manifest(state.domain, date), {"scan": state.scan_hash, "staged": staged, "files": files}
+        )
     state.landed(date)
     if troubles:
         raise LakeError("; ".join(troubles))
@@ -143,7 +145,9 @@ def _must_be(handle: Any, file: File) -> None:
 # ------------------------------------------------------------------------------------------------ manifest
 
 
-def describe(state: DomainState, domain: Domain, date: dt.date, before: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def describe(
+    state: DomainState, domain: Domain, date: dt.date, before: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The manifest's entries for the files of a partition, in the order they landed.
 
     Entries whose file is the same as before are kept. Reports files that changed or went after they had landed.
@@ -172,7 +176,9 @@ def describe(state: DomainState, domain: Domain, date: dt.date, before: Sequence
             entries.append({**old, "mtime_ns": file.mtime_ns})
             continue
         if old:
-            entry["notes"].append(f"its bytes changed after it landed; it was {old['inspection']['sha256'][:12]} before")
+            entry["notes"].append(
+                f"its bytes changed after it landed; it was {old['inspection']['sha256'][:12]} before"
+            )
             log.warning("%s/%s changed after it landed: silver follows what it holds now", directory, file.name)
         entries.append(entry)
         new.append(entry)

@@ -47,7 +47,13 @@ DEFAULTS = {
         "scheduling_error": "35",
         "unhandled_exception": "40",
     },
-    "core": {"no_lock": "true", "rpc_retry_attempts": "2", "rpc_retry_wait": "1", "rpc_log_retries": "false", "log_level": "INFO"},
+    "core": {
+        "no_lock": "true",
+        "rpc_retry_attempts": "2",
+        "rpc_retry_wait": "1",
+        "rpc_log_retries": "false",
+        "log_level": "INFO",
+    },
     "worker": {"check_unfulfilled_deps": "false"},
 }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -46,9 +45,7 @@ def keep(
         "span": span(dates),
         "validated_at": now.isoformat(timespec="seconds"),
         "totals": {name: sum(count[name] for count in counts.values()) for name in TOTALS},
-        "rules": [
-            _summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules
-        ],
+        "rules": [_summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules],
     }
     run_id = {"run_name": f"{domain} {batch['span']}", "run_time": now.isoformat()}
     result = validation.result({"run_id": run_id, "lakejobs": batch})
@@ -150,7 +147,9 @@ def environment() -> jinja2.Environment:
     """Our own pages' templates; whatever they show is escaped."""
     import jinja2
 
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("lakejobs"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("lakejobs"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     templates.filters["number"] = lambda value: f"{value:,}"
     templates.filters["percent"] = lambda value: f"{100 * value:.1f}%"
     return templates

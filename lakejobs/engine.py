@@ -130,7 +130,9 @@ class DuckDB:
         self._connection.register(name, data)
 
     def read_parquet(self, name: str, paths: Sequence[str]) -> None:
-        self._connection.execute(f"create or replace temp view {name} as select * from read_parquet([{_list(paths)}], hive_partitioning = false)")
+        self._connection.execute(
+            f"create or replace temp view {name} as select * from read_parquet([{_list(paths)}], hive_partitioning = false)"
+        )
 
     def write_parquet(self, query: str, path: str, footer: str) -> int:
         written = self._connection.execute(
@@ -174,7 +176,9 @@ class DuckDB:
         position = "enum_code(cast(filename as file_names)) + 1"
         landing = ", ".join(f"date '{file.landing_date}'" for file in files)
         latest = ", ".join(f"date '{file.latest_date}'" for file in files)
-        picked = ", ".join(f"{f'c{by_name[name]}' if name in by_name else 'cast(null as varchar)'} as {name}" for name in columns)
+        picked = ", ".join(
+            f"{f'c{by_name[name]}' if name in by_name else 'cast(null as varchar)'} as {name}" for name in columns
+        )
         types = ", ".join(f"c{index}: 'varchar'" for index in range(len(header)))
         self.run("drop table if exists reject_errors; drop table if exists reject_scans; drop view if exists delivered")
         self.run(
@@ -232,13 +236,17 @@ def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[pa.Table]
                     continue
                 values = [None if index is None else fields[index] for index in indexes]
                 extra = ", ".join(
-                    records.json_member(name, fields[index]) for name, index in others.items() if fields[index].strip(" \t")
+                    records.json_member(name, fields[index])
+                    for name, index in others.items()
+                    if fields[index].strip(" \t")
                 )
                 rows.append((file, (extra or None, values), None))
             yield _delivered(rows, columns)
 
 
-def _delivered(rows: list[tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]], columns: Sequence[str]) -> pa.Table:
+def _delivered(
+    rows: list[tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]], columns: Sequence[str]
+) -> pa.Table:
     """Rows (file, (extra, values) or None where malformed, raw text or None) as the relation `delivered`."""
     import pyarrow as pa
 

@@ -182,7 +182,9 @@ def build(state: DomainState, table: Table) -> str:
         }
         with storage.publish(state.lake.gold(table.name, name)) as temporary:
             rows = engine.write_parquet(
-                f"select * from ({query}) as snapshot order by {', '.join(table.grain)}", temporary, storage.footer_text(content)
+                f"select * from ({query}) as snapshot order by {', '.join(table.grain)}",
+                temporary,
+                storage.footer_text(content),
             )
             storage.seal(temporary)
     prune(state, table)

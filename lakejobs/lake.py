@@ -135,7 +135,11 @@ def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
 def files(directory: str) -> list[File]:
     """The regular files of a directory, by name; none where it does not exist. Links are not followed."""
     found = []
-    with explained(f"cannot list {directory}"), contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+    with (
+        explained(f"cannot list {directory}"),
+        contextlib.suppress(FileNotFoundError),
+        os.scandir(directory) as entries,
+    ):
         for entry in entries:
             try:
                 known = entry.stat(follow_symlinks=False)
@@ -148,7 +152,11 @@ def files(directory: str) -> list[File]:
 
 def odd_entries(directory: str) -> list[str]:
     """What `files` passes by for being a link, a directory or a device, by name."""
-    with explained(f"cannot list {directory}"), contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+    with (
+        explained(f"cannot list {directory}"),
+        contextlib.suppress(FileNotFoundError),
+        os.scandir(directory) as entries,
+    ):
         return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
     return []
 

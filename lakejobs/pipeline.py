@@ -26,7 +26,9 @@ class Generate(luigi.WrapperTask):
         return Staging(self.domain, self.batch, self.rows)
 
     def complete(self) -> bool:
-        return Staging(self.domain, self.batch, self.rows).complete() and Bronze(self.domain, self.batch.date()).complete()
+        return (
+            Staging(self.domain, self.batch, self.rows).complete() and Bronze(self.domain, self.batch.date()).complete()
+        )
 
     def run(self) -> Any:
         yield Bronze(self.domain, self.batch.date())

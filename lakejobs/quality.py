@@ -112,9 +112,7 @@ def load_suite(domain: Domain) -> Suite:
         raise LakeError(f"{path} is not UTF-8 text") from None
     if not isinstance(content, dict) or not isinstance(content.get("expectations"), list):
         raise LakeError(f'{path} is not a suite: it needs "name" and a list of "expectations"')
-    rules = tuple(
-        _rule(path, domain, position, rule) for position, rule in enumerate(content["expectations"], start=1)
-    )
+    rules = tuple(_rule(path, domain, position, rule) for position, rule in enumerate(content["expectations"], start=1))
     return Suite(domain.name, path, rules, content.get("meta") or {})
 
 
@@ -134,9 +132,7 @@ def _rule(path: str, domain: Domain, position: int, content: Any) -> Rule:
     named += arguments.get("column_list", [])
     for column in named:
         if column not in domain.rule_columns:
-            raise LakeError(
-                f"{where}: {domain.name} has no column {column!r}; it has {', '.join(domain.rule_columns)}"
-            )
+            raise LakeError(f"{where}: {domain.name} has no column {column!r}; it has {', '.join(domain.rule_columns)}")
     # A row condition names columns within its text.
     words = set(re.findall(r"\w+", json.dumps(arguments)))
     columns = tuple(column for column in domain.rule_columns if column in words)
@@ -299,7 +295,6 @@ class Validation:
                 f"The partitions published before stay. Mend the data or the rule in {self.suite.path}."
             )
 
-
     def result(self, meta: Mapping[str, Any]) -> Any:
         """Great Expectations' own result object, with the counts of all pieces added up, small enough to be kept."""
         import great_expectations
@@ -353,10 +348,9 @@ class Outcome:
             self.unexpected += content["unexpected_count"]
             for value in content.get("partial_unexpected_list", ())[: EXAMPLE_VALUES - self.examples.total()]:
                 self.examples[_readable(value)] += 1
-        else:
-            if self.observed is None or not result.success:
-                self.observed = content.get("observed_value")
-                self.details = content.get("details")
+        elif self.observed is None or not result.success:
+            self.observed = content.get("observed_value")
+            self.details = content.get("details")
         if not result.success:
             self._failed = True
             if date:
@@ -370,7 +364,6 @@ class Outcome:
         judged = self.elements - self.missing
         mostly = float(self.rule.content.get("kwargs", {}).get("mostly", 1))
         return not self.unexpected or (judged - self.unexpected) / judged >= mostly
-
 
     def to_json(self) -> dict[str, Any]:
         """As Great Expectations gives it in the SUMMARY format."""

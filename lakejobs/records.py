@@ -122,9 +122,7 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
         and not any("\n" in name for name in header)
     )
     lines = lf - blank + (0 if last[-1:] in (b"\n", b"") else 1)
-    return Inspection(
-        digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason
-    )
+    return Inspection(digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason)
 
 
 def read_header(source: BinaryIO, encoding: str) -> tuple[str, ...]:
@@ -165,9 +163,7 @@ def _foreign(header: Sequence[str], known_columns: Sequence[str]) -> str | None:
 
 def read(source: BinaryIO, inspection: Inspection) -> Iterator[tuple[list[str] | None, str]]:
     """The records below the header: (fields, '') or, of a malformed line, (None, its raw text)."""
-    return itertools.islice(
-        records(_lines(source, inspection.encoding), len(inspection.header)), 1, None
-    )
+    return itertools.islice(records(_lines(source, inspection.encoding), len(inspection.header)), 1, None)
 
 
 def _lines(source: BinaryIO, encoding: str) -> Iterator[str]:

@@ -128,7 +128,9 @@ def summarise(counts: dict[dt.date, dict[str, Any]]) -> str:
     )
 
 
-def read(state: DomainState, domain: Domain, dates: list[dt.date], engine: DuckDB) -> dict[int, tuple[CsvFile, dict[str, Any]]]:
+def read(
+    state: DomainState, domain: Domain, dates: list[dt.date], engine: DuckDB
+) -> dict[int, tuple[CsvFile, dict[str, Any]]]:
     """Load the records of these dates, typed, as the table `typed`. Returns the files they came from, by number.
 
     A file has a higher number the later it landed.
@@ -146,7 +148,9 @@ def read(state: DomainState, domain: Domain, dates: list[dt.date], engine: DuckD
     query = f"select * from ({transform.typed_rows(domain)}) as rows where partition_date between date '{min(dates)}' and date '{max(dates)}'"
     engine.load_csv("loaded", [file for file, _ in files.values()], list(domain.columns), query)
     held = {day for _, entry in files.values() for day in entry["dates"] if min(days) <= day <= max(days)}
-    only = "" if held <= days else f" where partition_date in ({', '.join(f'date {text(day)}' for day in sorted(days))})"
+    only = (
+        "" if held <= days else f" where partition_date in ({', '.join(f'date {text(day)}' for day in sorted(days))})"
+    )
     engine.run(f"create temp view typed as select * from loaded{only}")
     return files
 
@@ -190,7 +194,9 @@ def validate(domain: Domain, suite: quality.Suite, dates: list[dt.date], engine:
             validation.add_rows(numbers, columns)
     if (whole := validation.whole_columns) is not None:
         for date in dates:
-            table = engine.arrow(f"select row_number_{''.join(f', {c}' for c in whole)} from kept where not is_malformed and partition_date = date '{date}'")
+            table = engine.arrow(
+                f"select row_number_{''.join(f', {c}' for c in whole)} from kept where not is_malformed and partition_date = date '{date}'"
+            )
             validation.add_partition(date, table.column(0).combine_chunks(), table.select(whole))
     validation.check_tables()
     return validation
@@ -214,7 +220,12 @@ def judge(
     sources = {number: state.lake.relative(file.path) for number, (file, _) in files.items()}
     engine.register(
         "sources",
-        pa.table({"file_number": pa.array(list(sources), pa.int32()), "source_file": pa.array(list(sources.values()), pa.string())}),
+        pa.table(
+            {
+                "file_number": pa.array(list(sources), pa.int32()),
+                "source_file": pa.array(list(sources.values()), pa.string()),
+            }
+        ),
     )
     time = domain.event_time
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
@@ -230,7 +241,16 @@ def judge(
     else:
         engine.run(f"create temp table silver as {query} order by partition_date")
     counts: dict[dt.date, dict[str, Any]] = {
-        date: {"records": state.records(date), "rows": 0, "valid": 0, "invalid": 0, "duplicates": 0, "corrected": 0, "rescued": 0, "failures": {}}
+        date: {
+            "records": state.records(date),
+            "rows": 0,
+            "valid": 0,
+            "invalid": 0,
+            "duplicates": 0,
+            "corrected": 0,
+            "rescued": 0,
+            "failures": {},
+        }
         for date in dates
     }
     for date, valid, wrong, total, corrected, rescued in engine.rows(
@@ -254,9 +274,7 @@ def judge(
     return counts
 
 
-def failing_rows(
-    domain: Domain, validation: quality.Validation, engine: DuckDB
-) -> dict[int, list[dict[str, Any]]]:
+def failing_rows(domain: Domain, validation: quality.Validation, engine: DuckDB) -> dict[int, list[dict[str, Any]]]:
     """A few rows that fail each rule, by the rule's position: key, source file, values of the rule's columns."""
     wanted = {number for rows in validation.example_rows.values() for number in rows}
     if not wanted:
@@ -312,15 +330,23 @@ def publish(
         footer = {
             "identity": state.expected(date),
             **counts[date],
-            "lineage": {"files": made_from, "suite": quality.suite_hash(domain.name), "transform": transform.transform_hash(domain)},
+            "lineage": {
+                "files": made_from,
+                "suite": quality.suite_hash(domain.name),
+                "transform": transform.transform_hash(domain),
+            },
         }
         storage.sweep(path.rpartition("/")[0])
         with storage.publish(path) as temporary:
             written = engine.write_parquet(
-                f"select {columns} from silver where partition_date = date '{date}'", temporary, storage.footer_text(footer)
+                f"select {columns} from silver where partition_date = date '{date}'",
+                temporary,
+                storage.footer_text(footer),
             )
             if written != counts[date]["rows"]:
-                raise LakeError(f"{path}: {counts[date]['rows']:,} rows were to be written, but {written:,} were; run again")
+                raise LakeError(
+                    f"{path}: {counts[date]['rows']:,} rows were to be written, but {written:,} were; run again"
+                )
             storage.seal(temporary)
         state.published(date)
         if not state.is_fresh(date):

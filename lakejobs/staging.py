@@ -41,7 +41,10 @@ class Staging(luigi.Task):
     def complete(self) -> bool:
         path = self.output().path
         lake, name = storage.current(), path.rpartition("/")[2]
-        return storage.file(path) is not None or storage.file(f"{lake.bronze(self.domain, self.batch.date())}/{name}") is not None
+        return (
+            storage.file(path) is not None
+            or storage.file(f"{lake.bronze(self.domain, self.batch.date())}/{name}") is not None
+        )
 
     def run(self) -> None:
         domain = DOMAINS[self.domain]

@@ -64,7 +64,9 @@ def show(states: list[DomainState]) -> str:
 def table(content: Any, *, index: bool = True) -> str:
     if content.empty:
         return "  (no rows)"
-    text: str = content.to_string(index=index, na_rep="NULL", formatters={n: "{:,}".format for n in content.select_dtypes("int")})
+    text: str = content.to_string(
+        index=index, na_rep="NULL", formatters=dict.fromkeys(content.select_dtypes("int"), "{:,}".format)
+    )
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import luigi
@@ -13,7 +14,9 @@ import pandas as pd
 import pytest
 from luigi.task_register import Register
 
-import lakejobs  # noqa: F401 - registers the tasks
+import lakejobs
+from lakejobs import lake as storage
+from lakejobs import lineage
 from lakejobs.domains import DOMAINS
 
 PROJECT = Path(__file__).parent.parent
@@ -45,7 +48,9 @@ class LakeUnderTest:
 
     def deliver(self, domain: str, name: str, *lines: str, header: str | None = None) -> Path:
         """Stage a CSV file: the domain's header, or another, and these lines."""
-        return self.deliver_bytes(domain, name, "".join(f"{line}\n" for line in [header or HEADERS[domain], *lines]).encode())
+        return self.deliver_bytes(
+            domain, name, "".join(f"{line}\n" for line in [header or HEADERS[domain], *lines]).encode()
+        )
 
     def deliver_bytes(self, domain: str, name: str, content: bytes) -> Path:
         path = self.root / "local_output" / domain / name
@@ -83,7 +88,9 @@ class LakeUnderTest:
         frames = []
         for file in files:
             year, month, day = (int(part.partition("=")[2]) for part in file.parts[-4:-1])
-            frames.append(duckdb.read_parquet(str(file), hive_partitioning=False).df().assign(partition=dt.date(year, month, day)))
+            frames.append(
+                duckdb.read_parquet(str(file), hive_partitioning=False).df().assign(partition=dt.date(year, month, day))
+            )
         rows = pd.concat(frames, ignore_index=True).drop(columns="processed_at")
         rows["source_file"] = rows["source_file"].str.rpartition("/")[2]
         key = DOMAINS[domain].key
@@ -105,15 +112,31 @@ class LakeUnderTest:
         year, month, day = date.split("-")
         return self.root / f"datalake/bronze/{domain}/year={year}/month={month}/day={day}"
 
+    def landings(self, domain: str = "sales") -> list[dict[str, Any]]:
+        """What the manifests say, a summary a bronze partition."""
+        paths = sorted((self.root / "datalake/bronze" / domain).glob("**/_manifest.json"))
+        return [lineage.summarise(storage.read_json(str(path))) for path in paths]
+
+    def footers(self, domain: str = "sales") -> list[dict[str, Any]]:
+        """Our entry in the footer of each silver partition."""
+        paths = sorted((self.root / "datalake/silver" / domain).glob("**/*.parquet"))
+        return [storage.read_footer(str(path)) for path in paths]
+
     def content(self) -> dict[str, list[tuple[object, ...]]]:
         """Every silver partition and newest gold table as sets of rows: what two lakes are compared by."""
         found = {}
         for domain in DOMAINS:
-            rows = self.silver(domain)
-            found[f"silver {domain}"] = sorted(map(tuple, rows.astype(str).drop(columns="source_file", errors="ignore").to_numpy()))
+            found[f"silver {domain}"] = as_set(self.silver(domain).drop(columns="source_file", errors="ignore"))
         for directory in sorted((self.root / "datalake/gold").glob("*")):
-            found[f"gold {directory.name}"] = sorted(map(tuple, self.gold(directory.name).astype(str).to_numpy()))
+            found[f"gold {directory.name}"] = as_set(self.gold(directory.name))
         return found
+
+
+def as_set(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Rows in an order of their own; a missing value is told from any text."""
+    return sorted(
+        tuple(map(repr, row)) for row in rows.astype(object).where(rows.notna(), None).itertuples(index=False)
+    )
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from lakejobs import lake as storage
 
 def failures(lake: LakeUnderTest, domain: str = "sales") -> dict[str, str | None]:
     rows = lake.silver(domain)
-    return {key: errors if isinstance(errors, str) else None for key, errors in zip(rows.iloc[:, 0], rows["validation_errors"], strict=True)}
+    return {
+        key: errors if isinstance(errors, str) else None
+        for key, errors in zip(rows.iloc[:, 0], rows["validation_errors"], strict=True)
+    }
 
 
 # ------------------------------------------------------------------------------------------------ delivered again
@@ -49,11 +52,27 @@ def test_the_same_sale_in_two_days_deliveries_counts_once(lake):
 
 
 def test_the_latest_timestamp_wins_then_the_later_file_then_the_later_line(lake):
-    lake.deliver("sales", "sales_20261101_120000.csv", sale("time", "2026-11-01T11:00:00", 1, 1, 1), sale("file", quantity=1, total=5))
-    lake.deliver("sales", "sales_20261101_130000.csv", sale("time", "2026-11-01T10:00:00", 9, 1, 9), sale("file", quantity=2, total=10))
-    lake.deliver("sales", "sales_20261101_140000.csv", sale("line", quantity=3, total=15), sale("line", quantity=4, total=20))
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("time", "2026-11-01T11:00:00", 1, 1, 1),
+        sale("file", quantity=1, total=5),
+    )
+    lake.deliver(
+        "sales",
+        "sales_20261101_130000.csv",
+        sale("time", "2026-11-01T10:00:00", 9, 1, 9),
+        sale("file", quantity=2, total=10),
+    )
+    lake.deliver(
+        "sales", "sales_20261101_140000.csv", sale("line", quantity=3, total=15), sale("line", quantity=4, total=20)
+    )
     assert lake.run()
-    assert dict(zip(lake.silver()["sale_id"], lake.silver()["quantity"], strict=True)) == {"time": 1, "file": 2, "line": 4}
+    assert dict(zip(lake.silver()["sale_id"], lake.silver()["quantity"], strict=True)) == {
+        "time": 1,
+        "file": 2,
+        "line": 4,
+    }
 
 
 def test_a_null_id_is_not_a_duplicate_of_another(lake):
@@ -300,13 +319,19 @@ def test_a_bad_quantity_spoils_one_row_not_a_file(lake):
 
 
 def test_whole_numbers_may_carry_a_decimal_point(lake):
-    lake.deliver("sales", "sales_20261101_120000.csv", *(sale(str(n), quantity=q, price=1, total="") for n, q in enumerate(["3", "3.0", "+3", "3.", " 3 ", "03.00"])))
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        *(sale(str(n), quantity=q, price=1, total="") for n, q in enumerate(["3", "3.0", "+3", "3.", " 3 ", "03.00"])),
+    )
     assert lake.run()
     assert list(lake.silver()["quantity"]) == [3] * 6
     assert lake.silver()["is_valid"].all()
 
 
-@pytest.mark.parametrize("bad", ["1_000", "0x10", "5d", "1e3", "5.7", "nan", "inf", "12,5", "١٢", "9" * 16, "--3", "3 3", "true"])
+@pytest.mark.parametrize(
+    "bad", ["1_000", "0x10", "5d", "1e3", "5.7", "nan", "inf", "12,5", "١٢", "9" * 16, "--3", "3 3", "true"]
+)
 def test_what_is_no_whole_number_is_rescued(lake, bad):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", quantity=f'"{bad}"'))
     assert lake.run()
@@ -314,7 +339,9 @@ def test_what_is_no_whole_number_is_rescued(lake, bad):
     assert json.loads(lake.silver()["rescued_data"][0]) == {"quantity": bad}
 
 
-@pytest.mark.parametrize("bad", ["nan", "NaN", "inf", "Infinity", "-inf", "1e400", "1e15", "0x1p3", "1d", "1_0", "$5", "5-"])
+@pytest.mark.parametrize(
+    "bad", ["nan", "NaN", "inf", "Infinity", "-inf", "1e400", "1e15", "0x1p3", "1d", "1_0", "$5", "5-"]
+)
 def test_what_is_no_number_is_rescued(lake, bad):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", price=bad))
     assert lake.run()
@@ -349,7 +376,22 @@ def test_timestamps_are_iso_8601_and_utc(lake, text, moment):
     assert str(lake.silver()["partition"][0]) == moment[:10]
 
 
-@pytest.mark.parametrize("bad", ["2026-11-31", "2025-02-29", "01.11.2026", "10:11", "1793620800", "2026-11-01T24:00:00", "2026-11-01T23:59:60", "2026-11-01T10:00:00 CET", "infinity", "now", "2026-11-1"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "2026-11-31",
+        "2025-02-29",
+        "01.11.2026",
+        "10:11",
+        "1793620800",
+        "2026-11-01T24:00:00",
+        "2026-11-01T23:59:60",
+        "2026-11-01T10:00:00 CET",
+        "infinity",
+        "now",
+        "2026-11-1",
+    ],
+)
 def test_what_is_no_timestamp_sits_in_the_partition_of_its_landing(lake, bad):
     lake.deliver("sales", "sales_20261105_120000.csv", sale("s1", bad))
     assert lake.run()
@@ -390,32 +432,72 @@ def test_a_null_category_is_a_group(lake):
 
 
 def test_a_refunded_sale_is_visible_as_such(lake):
-    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", status="refunded"), sale("s3", quantity=1, total=5, status="cancelled"))
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("s1"),
+        sale("s2", status="refunded"),
+        sale("s3", quantity=1, total=5, status="cancelled"),
+    )
     assert lake.run()
     row = lake.gold("daily_sales_summary").iloc[0]
-    assert (row["total_revenue"], row["order_count"], row["refunded_amount"], row["net_revenue"]) == (25.0, 3, 15.0, 10.0)
+    assert (row["total_revenue"], row["order_count"], row["refunded_amount"], row["net_revenue"]) == (
+        25.0,
+        3,
+        15.0,
+        10.0,
+    )
 
 
 def test_wrong_and_missing_totals_are_corrected_and_stay_readable(lake):
-    lake.deliver("sales", "sales_20261101_120000.csv", sale("right"), sale("near", total="10.01"), sale("wrong", total="12.50"), sale("missing", total=""), sale("unknown", quantity="", total="7.00"))
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("right"),
+        sale("near", total="10.01"),
+        sale("wrong", total="12.50"),
+        sale("missing", total=""),
+        sale("unknown", quantity="", total="7.00"),
+    )
     assert lake.run()
     rows = lake.silver().set_index("sale_id")
     assert rows["total_amount"].to_dict() == {"right": 10, "near": 10.01, "wrong": 10, "missing": 10, "unknown": 7}
-    assert {key: value for key, value in rows["corrections"].items() if isinstance(value, str)} == {"wrong": '{"total_amount": "12.50"}', "missing": '{"total_amount": null}'}
+    assert {key: value for key, value in rows["corrections"].items() if isinstance(value, str)} == {
+        "wrong": '{"total_amount": "12.50"}',
+        "missing": '{"total_amount": null}',
+    }
     assert rows["is_valid"].to_dict() == {"right": True, "near": True, "wrong": True, "missing": True, "unknown": False}
 
 
 def test_sums_of_money_are_exact(lake):
-    lake.deliver("sales", "sales_20261101_120000.csv", *(sale(f"s{n}", quantity=1, price="0.10", total="0.10") for n in range(1000)))
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        *(sale(f"s{n}", quantity=1, price="0.10", total="0.10") for n in range(1000)),
+    )
     assert lake.run()
     assert lake.gold("daily_sales_summary").iloc[0]["total_revenue"] == 100.0
 
 
 def test_every_record_has_one_fate_and_the_footer_counts_them(lake):
-    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s1"), sale("s2", quantity="x"), "too,few,fields", sale(""))
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("s1"),
+        sale("s1"),
+        sale("s2", quantity="x"),
+        "too,few,fields",
+        sale(""),
+    )
     assert lake.run()
     footer = json.loads(pq.read_metadata(lake.partition("2026-11-01")).metadata[b"lakejobs"])
-    assert {name: footer[name] for name in ("records", "rows", "valid", "invalid", "duplicates")} == {"records": 5, "rows": 4, "valid": 1, "invalid": 3, "duplicates": 1}
+    assert {name: footer[name] for name in ("records", "rows", "valid", "invalid", "duplicates")} == {
+        "records": 5,
+        "rows": 4,
+        "valid": 1,
+        "invalid": 3,
+        "duplicates": 1,
+    }
     assert footer["failures"] == {"TYPE:quantity": 1, "NULL:quantity": 1, "MALFORMED_LINE": 1, "NULL:sale_id": 1}
     assert footer["lineage"]["files"][0][0] == "bronze/sales/year=2026/month=11/day=01/sales_20261101_120000.csv"
 

@@ -1,0 +1,424 @@
+"""Files as they really come: every record is accounted for, or the file is reported as rejected."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from conftest import HEADERS, sale
+
+from lakejobs import lake as storage
+
+
+def manifest(lake, date="2026-11-01", domain="sales"):
+    return storage.read_json(str(lake.bronze(date, domain) / "_manifest.json"))
+
+
+def entry(lake, name="sales_20261101_120000.csv"):
+    (found,) = [file for file in manifest(lake)["files"] if file["name"] == name]
+    return found
+
+
+def malformed(lake) -> list[str]:
+    rows = lake.silver()
+    return [json.loads(row)["_line"] for row in rows[rows["validation_errors"] == "MALFORMED_LINE"]["rescued_data"]]
+
+
+def ids(lake) -> list[str]:
+    rows = lake.silver()
+    return sorted(rows["sale_id"].dropna()) if len(rows) else []
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_line_ends(lake, ending, final, quoted):
+    lines = [HEADERS["sales"], sale("s1"), sale('"s2"' if quoted else "s2"), sale("s3")]
+    lake.deliver_bytes("sales", "sales_20261101_120000.csv", (ending.join(lines) + (ending if final else "")).encode())
+    assert lake.run()
+    assert ids(lake) == ["s1", "s2", "s3"]
+    assert lake.silver()["is_valid"].all()
+
+
+def test_line_ends_of_all_kinds_in_one_file(lake):
+    content = f"{HEADERS['sales']}\r\n{sale('s1')}\n{sale('s2')}\r{sale('s3')}\r\n\n{sale('s4')}"
+    lake.deliver_bytes("sales", "sales_20261101_120000.csv", content.encode())
+    assert lake.run()
+    assert ids(lake) == ["s1", "s2", "s3", "s4"]
+
+
+def test_quoted_commas_line_ends_and_quotes_are_ordinary(lake):
+    line = 's{},2026-11-01,C1,P1,"{}",Home,1,5,5,cash,completed'
+    names = ["a, b", 'say ""hi""', "two\nlines", "CR\r\nLF", "", " padded "]
+    lake.deliver("sales", "sales_20261101_120000.csv", *(line.format(n, name) for n, name in enumerate(names)))
+    assert lake.run()
+    got = [None if name != name else name for name in lake.silver()["product_name"]]
+    assert got == ["a, b", 'say "hi"', "two\nlines", "CR\r\nLF", None, "padded"]
+    assert malformed(lake) == []
+
+
+def test_a_quote_inside_a_field_is_an_ordinary_character(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", category='5" pipe'), sale("s2"))
+    assert lake.run()
+    assert list(lake.silver()["category"]) == ['5" pipe', "Home"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "too,few",
+        sale("s9") + ",surplus",
+        sale("s9", category='"broken"quote'),
+        sale("s9", category='"never closed'),
+        "   ",
+        "x" * 3_000_000,
+    ],
+)
+def test_a_malformed_line_is_kept_as_its_raw_text_and_the_rest_is_read(lake, line):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), line, sale("s2"), sale("s3"))
+    assert lake.run()
+    assert ids(lake) == ["s1", "s2", "s3"]
+    assert malformed(lake) == [line]
+    assert entry(lake)["records"] == 4
+    assert entry(lake)["malformed"] == 1
+
+
+def test_surplus_empty_fields_are_ignored(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1") + ",,,", sale("s2"))
+    assert lake.run()
+    assert ids(lake) == ["s1", "s2"]
+    assert malformed(lake) == []
+
+
+@pytest.mark.parametrize("name", ["café £5", "naïve “quotes” €"])
+def test_windows_1252(lake, name):
+    content = f"{HEADERS['sales']}\n{sale('s1', category=name)}\n{sale('s2')}\n"
+    lake.deliver_bytes("sales", "sales_20261101_120000.csv", content.encode("windows-1252"))
+    assert lake.run()
+    assert list(lake.silver()["category"]) == [name, "Home"]
+    assert entry(lake)["notes"] == ["it is not UTF-8 and was read as Windows-1252"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(lake):
+    lake.deliver_bytes("sales", "sales_20261101_120000.csv", f"\ufeff{HEADERS['sales']}\n{sale('s1')}\n".encode())
+    assert lake.run()
+    assert ids(lake) == ["s1"]
+
+
+# ------------------------------------------------------------------------------------------------ headers
+
+
+def test_columns_are_matched_by_name_in_any_order_and_case(lake):
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        "10,2,5,s1,2026-11-01T10:00:00",
+        header="Total_Amount, quantity ,UNIT_PRICE,sale_id,timestamp",
+    )
+    assert lake.run()
+    row = lake.silver().iloc[0]
+    assert (row["sale_id"], row["quantity"], row["unit_price"], row["total_amount"]) == ("s1", 2, 5, 10)
+    assert row["validation_errors"] == "NULL:customer_id; NULL:product_id"
+
+
+def test_unknown_columns_are_kept_and_do_not_spoil_the_row(lake):
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("s1") + ',SUMMER,"a ""b""",x',
+        sale("s2") + ",,,",
+        header=HEADERS["sales"] + ",promo,note,",
+    )
+    assert lake.run()
+    rows = lake.silver()
+    assert json.loads(rows["rescued_data"][0]) == {"promo": "SUMMER", "note": 'a "b"', "column 14": "x"}
+    assert rows["is_valid"].all()
+
+
+def test_of_a_column_that_stands_twice_the_first_is_meant(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1") + ",99", header=HEADERS["sales"] + ",quantity")
+    assert lake.run()
+    assert lake.silver()["quantity"][0] == 2
+    assert json.loads(lake.silver()["rescued_data"][0]) == {"quantity_2": "99"}
+
+
+def test_files_of_different_headers_make_one_partition(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s2") + ",x", header=HEADERS["sales"] + ",promo")
+    lake.deliver_bytes("sales", "sales_20261101_140000.csv", f"{HEADERS['sales']}\r\n{sale('s3')}\r\n".encode())
+    assert lake.run()
+    assert ids(lake) == ["s1", "s2", "s3"]
+
+
+def test_ten_thousand_columns(lake):
+    more = ",".join(f"extra{n}" for n in range(10_000))
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1") + ",v" * 10_000, header=f"{HEADERS['sales']},{more}")
+    assert lake.run()
+    assert len(json.loads(lake.silver()["rescued_data"][0])) == 10_000
+
+
+# ------------------------------------------------------------------------------------------------ rejected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"id;name\n1;x\n", "its header names no column of the domain"),
+        (HEADERS["sales"].replace(",", ";").encode() + b"\n1;2\n", "separated by semicolons"),
+        (HEADERS["sales"].replace(",", "\t").encode() + b"\n1\t2\n", "separated by tabs"),
+        ((HEADERS["sales"] + "\n" + sale() + "\n").encode("utf-16"), "UTF-16"),
+        (gzip.compress(HEADERS["sales"].encode() * 100), "gzip"),
+        (HEADERS["sales"].encode() + b"\ns1,\0,\n", "NUL bytes"),
+        (b"PK\x03\x04\0\0\0", "Excel"),
+        (b"<html><body>404</body></html>\n", "no column of the domain"),
+    ],
+)
+def test_what_is_no_csv_of_the_domain_is_rejected_and_blocks_nothing(lake, content, reason, caplog):
+    lake.deliver_bytes("sales", "sales_20261101_120000.csv", content)
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s1"))
+    assert lake.run()
+    assert ids(lake) == ["s1"]
+    assert reason in entry(lake)["inspection"]["rejected"]
+    assert any(reason in message and "sales_20261101_120000.csv" in message for message in caplog.messages)
+    assert (lake.bronze("2026-11-01") / "sales_20261101_120000.csv").read_bytes() == content
+    assert lake.run()
+    assert lake.ran == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", HEADERS["sales"].encode(), HEADERS["sales"].encode() + b"\r\n"])
+def test_a_file_without_rows_is_landed(lake, content):
+    lake.deliver_bytes("sales", "sales_20261101_120000.csv", content)
+    assert lake.run()
+    assert entry(lake)["records"] == 0
+    assert lake.silver().empty
+    assert lake.run()
+    assert lake.ran == []
+
+
+@pytest.mark.parametrize("name", [".hidden.csv", "_draft.csv", "sales.csv.tmp", "sales.csv.part"])
+def test_files_still_being_written_are_left_alone(lake, name):
+    lake.deliver("sales", name, sale("s1"))
+    assert lake.run()
+    assert lake.silver().empty
+    assert (lake.root / "local_output/sales" / name).exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a'b; drop table x--.csv",
+        'quo"te.csv',
+        "st*r [1] ?.csv",
+        "ünïcode 名.csv",
+        "back\\slash.csv",
+        "new\nline.csv",
+        "$(touch x).csv",
+        "SALES.CSV",
+    ],
+)
+def test_strange_file_names(lake, name):
+    lake.deliver("sales", name, sale("s1"), "malformed")
+    assert lake.run()
+    assert ids(lake) == ["s1"]
+    assert malformed(lake) == ["malformed"]
+    assert lake.silver()["source_file"].iloc[0].endswith(name)
+
+
+def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, monkeypatch):
+    from lakejobs import summary
+
+    secret = tmp_path / "secret.csv"
+    secret.write_text(f"{HEADERS['sales']}\n{sale('s1')}\n")
+    (tmp_path / "local_output/sales").mkdir(parents=True)
+    (tmp_path / "local_output/sales/link.csv").symlink_to(secret)
+    (tmp_path / "local_output/sales/notes.txt").write_text("x")
+    assert lake.run()
+    assert lake.silver().empty
+    monkeypatch.setattr("sys.argv", ["summary"])
+    summary.main()
+    shown = capsys.readouterr().out
+    assert "local_output/sales/link.csv is not a .csv file and was left alone" in shown
+    assert "local_output/sales/notes.txt is not a .csv file and was left alone" in shown
+
+
+def test_changed_bronze_bytes_are_noticed_and_reported(lake, caplog):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    path = lake.bronze("2026-11-01") / "sales_20261101_120000.csv"
+    path.write_text(path.read_text().replace("C1", "C2"))
+    assert lake.run()
+    assert any("changed after it landed" in message for message in caplog.messages)
+    assert lake.silver()["customer_id"][0] == "C2"
+    assert "its bytes changed after it landed" in entry(lake)["notes"][0]
+
+
+# ------------------------------------------------------------------------------------------------ suites
+
+
+def broken(lake, text):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    lake.deliver("inventory", "inventory_20261101_120000.csv", "m1,2026-11-01,P1,Lamp,W1,inbound,3,1.00,S1")
+    path = lake.root / "expectations/sales.json"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+
+
+def suite(*rules):
+    return json.dumps({"name": "sales", "expectations": list(rules)})
+
+
+def rule(kind="expect_column_values_to_not_be_null", code="C", **more):
+    arguments = more.pop("kwargs", {"column": "category"})
+    return {"type": kind, "kwargs": arguments, "meta": {"code": code}, **more}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "expectations/sales.json is missing"),
+        ("{", "expectations/sales.json is not JSON: line 1"),
+        ("[]", "is not a suite"),
+        (suite({"kwargs": {}}), 'expectation 1: it has no "type"'),
+        (suite({"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "category"}}), 'needs a "code"'),
+        (
+            suite(rule(), rule("expect_column_values_to_not_be_nul")),
+            "expectation 2: Great Expectations knows no expectation",
+        ),
+        (suite(rule(severity="fatal")), "severity 'fatal' is none of critical, warning, info"),
+        (suite(rule(kwargs={"column": "colour"})), "sales has no column 'colour'; it has sale_id"),
+        (suite(rule("expect_column_values_to_be_between", kwargs={"column": "quantity", "min_valu": 1})), "min_valu"),
+        (
+            suite(rule("expect_column_values_to_match_regex", kwargs={"column": "category", "regex": "("})),
+            "could not be evaluated",
+        ),
+        (
+            suite(rule("expect_column_values_to_be_between", kwargs={"column": "category", "min_value": 5})),
+            "could not be evaluated",
+        ),
+    ],
+)
+def test_a_broken_suite_fails_its_domain_by_name_and_no_other(lake, text, message, caplog):
+    broken(lake, text)
+    assert not lake.run()
+    (said,) = [m for m in caplog.messages if message in m]
+    assert said.startswith("Silver(domain=sales")
+    assert "Traceback" not in caplog.text
+    assert lake.silver().empty
+    assert lake.gold("inventory_net_position").iloc[0]["net_position"] == 3
+
+
+def test_a_whole_table_rule_that_fails_keeps_the_batch_from_being_published(lake, caplog):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    before = lake.content()
+    path = lake.root / "expectations/sales.json"
+    path.write_text(suite(rule("expect_table_row_count_to_be_between", "TOO_FEW", kwargs={"min_value": 2})))
+    lake.deliver("sales", "sales_20261102_120000.csv", *(sale(f"t{n}", "2026-11-02") for n in range(3)))
+    assert not lake.run()
+    assert "TOO_FEW (expect_table_row_count_to_be_between) on 2026-11-01: observed 1" in caplog.text
+    assert lake.content() == before
+
+
+def test_uniqueness_is_judged_within_a_partition(lake):
+    (lake.root / "expectations/sales.json").write_text(
+        suite(rule("expect_column_values_to_be_unique", "NOT_UNIQUE", kwargs={"column": "customer_id"}))
+    )
+    line = "{},{},{},P1,Lamp,Home,1,5,5,cash,completed".format
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        line("s1", "2026-11-01", "a"),
+        line("s2", "2026-11-01", "a"),
+        line("s3", "2026-11-01", "b"),
+        line("s4", "2026-10-31", "b"),
+    )
+    assert lake.run()
+    rows = lake.silver().set_index("sale_id")["validation_errors"]
+    assert {key: value for key, value in rows.items() if isinstance(value, str)} == {
+        "s1": "NOT_UNIQUE",
+        "s2": "NOT_UNIQUE",
+    }
+
+
+def test_warnings_leave_rows_valid(lake):
+    (lake.root / "expectations/sales.json").write_text(
+        suite(
+            rule(code="A", severity="warning"),
+            rule(code="B", severity="info"),
+            rule(code="C", kwargs={"column": "status"}),
+        )
+    )
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", category=""), sale("s2", category="", status=""))
+    assert lake.run()
+    assert list(lake.silver()["is_valid"]) == [True, False]
+    assert lake.silver()["validation_errors"][1] == "C"
+
+
+def test_an_empty_suite_finds_every_row_valid(lake):
+    (lake.root / "expectations/sales.json").write_text(suite())
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", quantity=""))
+    assert lake.run()
+    assert lake.silver()["is_valid"].all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rule("expect_column_values_to_match_regex", "R", kwargs={"column": "sale_id", "regex": "^good"}),
+        rule(
+            "expect_column_value_lengths_to_be_between",
+            "R",
+            kwargs={"column": "sale_id", "min_value": 4, "max_value": 5},
+        ),
+        rule(
+            "expect_column_pair_values_a_to_be_greater_than_b",
+            "R",
+            kwargs={
+                "column_A": "unit_price",
+                "column_B": "quantity",
+                "or_equal": True,
+                "ignore_row_if": "either_value_is_missing",
+            },
+        ),
+        rule(
+            "expect_column_values_to_be_in_set",
+            "R",
+            kwargs={
+                "column": "category",
+                "value_set": ["good"],
+                "row_condition": 'status == "completed"',
+                "condition_parser": "pandas",
+            },
+        ),
+        rule(
+            "expect_column_values_to_be_between",
+            "R",
+            kwargs={"column": "timestamp", "min_value": "2026-11-01T12:00:00"},
+        ),
+        rule(
+            "expect_column_values_to_be_in_set",
+            "R",
+            kwargs={"column": "category", "value_set": ["good"], "mostly": 0.1},
+        ),
+        rule("expect_column_values_to_be_null", "R", kwargs={"column": "product_name"}),
+        rule(
+            "expect_select_column_values_to_be_unique_within_record",
+            "R",
+            kwargs={"column_list": ["customer_id", "product_id"]},
+        ),
+    ],
+    ids=lambda rule: rule["type"].removeprefix("expect_"),
+)
+def test_any_row_level_expectation_marks_the_rows_it_finds(lake, content):
+    (lake.root / "expectations/sales.json").write_text(suite(content))
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        "good1,2026-11-01T13:00:00,C1,P1,,good,2,5,10,cash,completed",
+        "bad,2026-11-01T11:00:00,P1,P1,x,bad,9,5,45,cash,completed",
+    )
+    assert lake.run()
+    assert dict(zip(lake.silver()["sale_id"], lake.silver()["is_valid"], strict=True)) == {"good1": True, "bad": False}

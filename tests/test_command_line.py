@@ -1,0 +1,144 @@
+"""Commands as a person types them: what they print, how they exit."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, sale
+
+LUIGI = Path(sys.executable).with_name("luigi")
+
+
+@pytest.fixture
+def luigi(lake):
+    """Runs `luigi --module lakejobs …` in the lake's directory."""
+    shutil.copy(PROJECT / "luigi.cfg", lake.root / "luigi.cfg")
+
+    def run(*arguments: str, local: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [str(LUIGI), "--module", "lakejobs", *arguments, *(["--local-scheduler"] if local else [])]
+        return subprocess.run(command, cwd=lake.root, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_from_nothing_to_gold_and_again(lake, luigi):
+    done = luigi("GenerateAll", "--GenerateAll-batch", "20261101_120000")
+    assert done.returncode == 0, done.stderr
+    done = luigi("GoldAll")
+    assert done.returncode == 0, done.stderr
+    assert "1 partition, 10 records" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 60, "no walls of text"
+    assert len(lake.snapshots("daily_sales_summary")) == 1
+    done = luigi("GoldAll")
+    assert done.returncode == 0
+    assert "Did not run any tasks" in done.stderr
+
+
+def test_each_layer_by_its_name(lake, luigi):
+    assert (
+        luigi("Generate", "--domain", "sales", "--Generate-batch", "2026-11-01T12:00:00", "--rows", "50").returncode
+        == 0
+    )
+    assert luigi("BronzeAll").returncode == 0
+    assert luigi("SilverAll").returncode == 0
+    assert len(lake.silver()) == 50
+    assert luigi("Silver", "--domain", "sales", "--date", "2026-11-01").returncode == 0
+    assert luigi("Gold", "--table", "daily_sales_summary").returncode == 0
+    assert len(lake.snapshots("daily_sales_summary")) == 1
+
+
+def test_the_same_batch_gives_the_same_file(lake, luigi):
+    assert luigi("Staging", "--domain", "inventory", "--Staging-batch", "20261101_120000").returncode == 0
+    (file,) = (lake.root / "local_output/inventory").iterdir()
+    first = file.read_bytes()
+    file.unlink()
+    assert luigi("Staging", "--domain", "inventory", "--Staging-batch", "20261101_120000").returncode == 0
+    assert file.read_bytes() == first
+
+
+def test_settings_can_be_given_on_the_command_line(lake, luigi):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    (lake.root / "local_output").rename(lake.root / "inbox")
+    assert luigi("GoldAll", "--lake-root", "elsewhere", "--lake-staging", "inbox").returncode == 0
+    assert (lake.root / "elsewhere/silver/sales").exists()
+    assert not (lake.root / "datalake").exists()
+
+
+def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = luigi("GoldAll", "--scheduler-port", port, local=False)
+    assert done.returncode == 40
+    assert f"no luigid answers at http://127.0.0.1:{port}" in done.stderr
+    assert "--local-scheduler" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("no luigid") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["Silver", "--domain", "sails", "--date", "2026-11-01"],
+            "there is no domain 'sails'; there are customer_events, inventory, sales",
+        ),
+        (["Gold", "--table", "daily"], "there is no gold table 'daily'; there are category_sales_summary"),
+        (["Silver", "--domain", "sales", "--date", "1.11.2026"], "'1.11.2026' is not a day; write YYYY-MM-DD"),
+        (["Bronze", "--domain", "sales", "--date", "today"], "'today' is not a day"),
+        (["Generate", "--domain", "sales", "--Generate-batch", "noon"], "batch 'noon' is not a moment"),
+        (["Generate", "--domain", "sales"], "Generate needs its parameter batch: --Generate-batch VALUE"),
+        (["GoldAll", "--lake-memory-limit", "lots"], "[lake] memory_limit=lots is not understood"),
+    ],
+)
+def test_what_is_typed_wrong_is_refused_with_the_choices(lake, luigi, arguments, message):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    done = luigi(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_lake_that_cannot_be_written_is_said(lake, luigi):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    (lake.root / "file").write_text("")
+    done = luigi("GoldAll", "--lake-root", "file/lake")
+    assert done.returncode != 0
+    assert "a file stands where a directory should be" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failing_domain_fails_the_command_and_no_other_domain(lake, luigi):
+    assert luigi("GenerateAll", "--GenerateAll-batch", "20261101_120000").returncode == 0
+    (lake.root / "expectations/inventory.json").write_text("{")
+    done = luigi("GoldAll")
+    assert done.returncode == 30
+    assert "expectations/inventory.json is not JSON" in done.stderr
+    assert len(lake.snapshots("daily_sales_summary")) == 1
+    assert len(lake.snapshots("device_usage_summary")) == 1
+    assert lake.snapshots("inventory_net_position") == []
+
+
+def test_a_run_without_work_loads_nothing_heavy(lake, luigi):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert luigi("GoldAll").returncode == 0
+    loaded = subprocess.run(
+        [sys.executable, "-X", "importtime", str(LUIGI), "--module", "lakejobs", "GoldAll", "--local-scheduler"],
+        cwd=lake.root,
+        capture_output=True,
+        text=True,
+    )
+    assert loaded.returncode == 0
+    modules = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in loaded.stderr.splitlines()
+        if line.startswith("import time")
+    }
+    assert "luigi" in modules
+    assert not modules & {"great_expectations", "pandas", "duckdb", "pyarrow", "numpy", "faker"}

@@ -1,0 +1,142 @@
+"""Conventions that keep the house in order: each test names whatever is missing."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from lakejobs import domains, gold, quality
+from lakejobs.domains import DOMAINS
+
+README = (PROJECT / "README.md").read_text()
+NOT_A_DOMAIN = {"domain", "catalogue"}
+
+# Who may import whom: a module only those before it. `console` and `config` stand before all.
+ORDER = [
+    "console", "config", "domains", "lake", "records", "engine", "transform", "quality", "docs", "lineage",
+    "parameters", "staging", "bronze", "silver", "gold", "report", "pipeline", "summary", "__init__",
+]  # fmt: skip
+
+
+def test_every_domain_module_is_listed():
+    modules = {module.name for module in pkgutil.iter_modules(domains.__path__)} - NOT_A_DOMAIN
+    listed = {
+        name for name in modules if importlib.import_module(f"lakejobs.domains.{name}").DOMAIN in DOMAINS.values()
+    }
+    assert modules == listed, "a domain's module has to be listed in lakejobs/domains/__init__.py"
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_every_domain_has_what_it_needs(name):
+    assert (PROJECT / f"expectations/{name}.json").exists(), f"{name} needs a suite of rules"
+    assert list((PROJECT / "tests/golden").glob(f"*/input/{name}")), f"{name} needs a golden case"
+    assert any(gold.domain_of(table) == name for table in gold.tables().values()), f"{name} is in no gold table"
+    assert name in README, f"{name} is not in the README"
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_every_rule_has_a_code_and_a_note_and_loads(name, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    suite = quality.load_suite(DOMAINS[name])
+    quality.Validation(suite, DOMAINS[name])
+    content = json.loads((PROJECT / f"expectations/{name}.json").read_text())
+    for rule in content["expectations"]:
+        assert rule.get("notes"), f"{name}: {rule['meta']['code']} needs a note for people"
+        assert rule["severity"] in quality.SEVERITIES
+
+
+@pytest.mark.parametrize("name", gold.tables())
+def test_every_gold_table_has_a_grain_a_note_and_a_place(name):
+    table = gold.tables()[name]
+    third = table.sql.splitlines()[2]
+    assert third.startswith("-- One row per "), f"{name}.sql says its grain in words on the third line"
+    assert f"`{name}`" in README, f"{name} is not in the README"
+    assert list((PROJECT / "tests/golden").glob(f"*/expect/gold/{name}.csv")), f"{name} is in no golden case"
+
+
+def test_imports_go_one_way():
+    for path in (PROJECT / "lakejobs").glob("*.py"):
+        here = path.stem
+        assert here in ORDER, f"{here} has no place in the order of modules"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("lakejobs"):
+                continue
+            names = (
+                [node.module.partition(".")[2].partition(".")[0]]
+                if "." in node.module
+                else [alias.name for alias in node.names]
+            )
+            for name in names:
+                if name in ORDER:
+                    assert ORDER.index(name) < ORDER.index(here), f"{here} imports {name}, which comes after it"
+
+
+def test_the_storage_is_touched_in_one_place():
+    for path in (PROJECT / "lakejobs").glob("**/*.py"):
+        if path.name != "lake.py":
+            found = re.findall(
+                r"os\.(?:replace|rename|unlink|remove|mkdir|makedirs|scandir|stat)\b|shutil\.|fcntl\.|pathlib",
+                path.read_text(),
+            )
+            assert not found, f"{path.name} touches the storage by itself: {found}"
+
+
+def test_nothing_loads_code_from_data():
+    for path in (PROJECT / "lakejobs").glob("**/*.py"):
+        assert not re.search(r"\b(eval|exec|pickle|marshal|yaml\.load)\b\(?", path.read_text()), path.name
+
+
+def test_the_top_level_is_as_agreed():
+    names = {path.name for path in PROJECT.iterdir() if not path.name.startswith(".")}
+    made_by_runs = {"datalake", "local_output", "lakejobs.egg-info"}
+    assert names - made_by_runs == {
+        "setup.cfg",
+        "pyproject.toml",
+        "lakejobs",
+        "luigi.cfg",
+        "expectations",
+        "tests",
+        "scripts",
+        "README.md",
+    }
+
+
+def test_the_settings_file_names_every_setting_with_its_default():
+    import configparser
+
+    from lakejobs.config import lake as settings
+
+    read = configparser.ConfigParser()
+    read.read(PROJECT / "luigi.cfg")
+    for name, parameter in settings.get_params():
+        assert name in read["lake"], f"luigi.cfg does not name [lake] {name}"
+        assert parameter.parse(read["lake"][name]) == parameter.normalize(parameter._default), (
+            f"[lake] {name} has another default"
+        )
+
+
+def test_every_link_in_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (PROJECT / target).exists(), target
+
+
+def test_scripts_are_executable():
+    for path in (PROJECT / "scripts").iterdir():
+        if path.is_file() and not path.suffix:
+            assert path.stat().st_mode & 0o111, path.name
+
+
+def test_paths_are_of_no_machine():
+    words = re.compile(r"/(?:root|home|work|Users)/\w")
+    for path in Path(PROJECT).glob("**/*"):
+        if path.suffix in (".py", ".md", ".cfg", ".sh", ".sql", ".txt", ".json") and not any(
+            part.startswith(".") or part in ("datalake", "local_output") for part in path.relative_to(PROJECT).parts
+        ):
+            assert not words.search(path.read_text(errors="replace")), path

@@ -1,0 +1,70 @@
+"""Cases a person can read: `tests/golden/<case>/input` delivered, `expect` compared, and a second run does nothing.
+
+`python tests/test_golden.py CASE…` writes a case's `expect` anew; look at the difference before you keep it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import LakeUnderTest, new_lake
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.name for path in GOLDEN.iterdir())
+
+
+def results(lake: LakeUnderTest) -> dict[str, str]:
+    """What a lake holds, as CSV text by `silver/<domain>.csv` and `gold/<table>.csv`; empty tables left out."""
+    found = {}
+    for directory in sorted((lake.root / "datalake/silver").iterdir()):
+        files = str(directory / "**/*.parquet")
+        found[f"silver/{directory.name}.csv"] = as_csv(
+            f"select regexp_extract(filename, 'year.*day=[0-9]+') as partition, * exclude (filename, processed_at, source_file), "
+            f"regexp_extract(source_file, '[^/]+$') as source_file "
+            f"from read_parquet('{files}', filename = true, hive_partitioning = false)"
+        )
+    for directory in sorted((lake.root / "datalake/gold").iterdir()):
+        content = as_csv(f"select * exclude (generated_at) from '{lake.snapshots(directory.name)[-1]}'")
+        if content.count("\n") > 1:
+            found[f"gold/{directory.name}.csv"] = content
+    return found
+
+
+def as_csv(query: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
+        duckdb.sql(f"copy (select * from ({query}) order by all) to '{file.name}' (header, delimiter ',')")
+        return Path(file.name).read_text()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(lake, case):
+    shutil.copytree(GOLDEN / case / "input", lake.root / "local_output")
+    assert lake.run()
+    expected = {
+        str(path.relative_to(GOLDEN / case / "expect")): path.read_text()
+        for path in (GOLDEN / case / "expect").glob("**/*.csv")
+    }
+    assert results(lake) == expected
+    assert lake.run()
+    assert lake.ran == []
+
+
+if __name__ == "__main__":
+    import os
+
+    for name in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as directory:
+            made = new_lake(Path(directory))
+            os.chdir(directory)
+            shutil.copytree(GOLDEN / name / "input", "local_output")
+            made.run()
+            shutil.rmtree(GOLDEN / name / "expect", ignore_errors=True)
+            for relative, content in results(made).items():
+                path = GOLDEN / name / "expect" / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content)

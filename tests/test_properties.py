@@ -1,0 +1,113 @@
+"""The result does not depend on how records came: any split, order, repetition or interleaving gives the same lake."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from conftest import HEADERS, LakeUnderTest, new_lake, sale
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+# What a record says follows from its key and moment, as in life: the same delivery again is the same line. All files
+# land on one date, because a record without a usable moment belongs to the date it landed on.
+KEYS = [f"s{number}" for number in range(6)]
+MOMENTS = [
+    "2026-10-31T23:59:59.999999",
+    "2026-11-01",
+    "2026-11-01T10:00:00",
+    "2026-11-01T10:00:00.5Z",
+    "2026-11-05T08:00:00+03:00",
+]
+
+
+def line(key: str, moment: str) -> str:
+    number = sum(map(ord, key + moment))
+    quantity = [1, 2, "3.0", "", "two", -4][number % 6]
+    total = ["10.00", "", "99", "free"][number % 4]
+    return sale(
+        key, moment, quantity, "5.00", total, ["Home", "", "Books"][number % 3], ["completed", "refunded"][number % 2]
+    )
+
+
+keyed = st.tuples(st.sampled_from(KEYS), st.sampled_from(MOMENTS)).map(lambda pair: line(*pair))
+undated = st.sampled_from(KEYS).map(lambda key: line(key, ["", "soon"][int(key[1]) % 2]))
+records = st.lists(st.one_of(keyed, undated), min_size=1, max_size=12, unique=True)
+# Records without a key are never taken for the same, so each is delivered once.
+unkeyed = st.lists(st.sampled_from(MOMENTS).map(lambda moment: line("", moment)), max_size=3)
+
+
+@st.composite
+def arrangements(draw: st.DrawFn) -> tuple[list[str], list[list[list[str]]]]:
+    """Distinct records, and a way to deliver them: runs of files of lines."""
+    once, never_twice = draw(records), draw(unkeyed)
+    again = draw(st.lists(st.sampled_from(once), max_size=8))
+    lines = draw(st.permutations(once + again + never_twice))
+    files: list[list[str]] = [[] for _ in range(draw(st.integers(1, 4)))]
+    for text in lines:
+        files[draw(st.integers(0, len(files) - 1))].append(text)
+    runs: list[list[list[str]]] = [[] for _ in range(draw(st.integers(1, 3)))]
+    for file in files:
+        runs[draw(st.integers(0, len(runs) - 1))].append(file)
+    return once + never_twice, runs
+
+
+def deliver_and_run(directory: Path, runs: list[list[list[str]]], *, backwards: bool = False) -> LakeUnderTest:
+    """A new lake that got these files run by run; backwards: a later file has an earlier name."""
+    lake = new_lake(directory)
+    os.chdir(directory)
+    number = 30 if backwards else 0
+    for files in runs:
+        for lines in files:
+            number += -1 if backwards else 1
+            lake.deliver("sales", f"sales_20261105_1200{number:02d}.csv", *lines)
+        assert lake.run()
+    return lake
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(arrangements(), st.booleans())
+@example(([sale("s1"), sale("s2")], [[[sale("s1")]], [[sale("s2"), sale("s1")], [sale("s1")]]]), True)
+def test_any_split_order_repetition_and_interleaving_gives_the_same_lake(arrangement, backwards):
+    distinct, runs = arrangement
+    here = os.getcwd()
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            at_once = deliver_and_run(Path(directory) / "once", [[distinct]]).content()
+            piecemeal = deliver_and_run(Path(directory) / "pieces", runs, backwards=backwards)
+            assert piecemeal.content() == at_once
+    finally:
+        os.chdir(here)
+
+
+fields = st.text(alphabet=st.sampled_from("ab1 ,\"\n\r\t;'\\é€\u2028"), max_size=6)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.binary(max_size=200)
+    | st.lists(st.lists(fields, max_size=13).map(",".join), max_size=8).map(lambda rows: "\n".join(rows).encode())
+)
+def test_whatever_bytes_follow_a_header_every_record_is_accounted_for(content):
+    here = os.getcwd()
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            lake = new_lake(Path(directory))
+            os.chdir(directory)
+            lake.deliver_bytes("sales", "sales_20261105_120000.csv", HEADERS["sales"].encode() + b"\n" + content)
+            assert lake.run()
+            assert lake.run()
+            assert lake.ran_names("Silver") == []
+            (landing,) = lake.landings("sales")
+            silver = lake.footers("sales")
+            if landing["rejected"]:
+                assert b"\0" in content
+                assert silver == []
+            else:
+                assert sum(footer["rows"] + footer["duplicates"] for footer in silver) == landing["records"]
+                assert len(lake.silver()) == sum(footer["rows"] for footer in silver)
+                # Every character that is not a delimiter, a quote or a blank is still there.
+                assert landing["records"] > 0 or not content.replace(b"\n", b"").replace(b"\r", b"")
+    finally:
+        os.chdir(here)

@@ -1,0 +1,45 @@
+"""Two weeks of a real shop's sales, against answers that were computed elsewhere (see tests/data/README.md)."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+import duckdb
+
+DATA = Path(__file__).parent / "data"
+COLUMNS = {
+    "daily_sales_summary": ("date", "total_revenue, order_count, unique_customers"),
+    "category_sales_summary": ("date || '|' || coalesce(category, '')", "category_revenue, category_orders"),
+    "payment_method_summary": ("date || '|' || coalesce(payment_method, '')", "payment_revenue, payment_count"),
+}
+
+
+def test_two_weeks_of_online_retail_give_the_true_answers(lake):
+    truth = json.loads((DATA / "online_retail_two_weeks.truth.json").read_text())
+    lake.deliver_bytes(
+        "sales", "online_retail.csv", lzma.decompress((DATA / "online_retail_two_weeks.csv.xz").read_bytes())
+    )
+    assert lake.run()
+
+    rows = lake.silver()
+    assert rows["partition"].nunique() == truth["dates"]
+    assert len(rows) == truth["silver_rows"]
+    assert rows["is_valid"].sum() == truth["valid"]
+    assert rows["corrections"].count() == 0
+    footers = [
+        json.loads(value)
+        for (value,) in duckdb.sql(
+            "select decode(value) from parquet_kv_metadata('datalake/silver/sales/**/*.parquet') where decode(key) = 'lakejobs'"
+        ).fetchall()
+    ]
+    assert sum(footer["records"] for footer in footers) == truth["records"]
+    assert sum(footer["duplicates"] for footer in footers) == truth["records"] - truth["silver_rows"]
+
+    for table, (key, values) in COLUMNS.items():
+        found = duckdb.sql(f"select cast({key} as varchar), {values} from '{lake.snapshots(table)[-1]}'").fetchall()
+        assert {row[0]: list(row[1:]) for row in found} == truth["gold"][table]
+
+    assert lake.run()
+    assert lake.ran == []
