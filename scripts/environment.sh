@@ -1,6 +1,6 @@
 # Sourced by the other scripts, in the project's directory.
-# environment DIRECTORY REQUIREMENTS… makes a virtual environment with pinned packages and the project itself; it does
-# nothing where that has been done since the pins last changed.
+# environment [--no-project] DIRECTORY REQUIREMENTS… makes a virtual environment with pinned packages and the project
+# itself, or without it; it does nothing where that has been done since the pins last changed.
 
 find_python() {
     local candidate
@@ -16,10 +16,15 @@ find_python() {
 }
 
 environment() {
+    local project=setup.cfg
+    if [ "$1" = --no-project ]; then
+        project=
+        shift
+    fi
     local directory=$1 python file missing=()
     shift
     for file in "$@"; do
-        [ "$(cksum "$file" setup.cfg)" = "$(cat "$directory/.pins/$(basename "$file")" 2>/dev/null)" ] || missing+=("$file")
+        [ "$(cksum "$file" $project)" = "$(cat "$directory/.pins/$(basename "$file")" 2>/dev/null)" ] || missing+=("$file")
     done
     [ ${#missing[@]} -eq 0 ] && return
     python=$(find_python) || return 1
@@ -27,13 +32,14 @@ environment() {
     if command -v uv >/dev/null; then
         [ -x "$directory/bin/python" ] || uv venv --quiet --no-python-downloads --python "$python" "$directory"
         uv pip install --quiet --python "$directory/bin/python" "${missing[@]/#/--requirements=}"
-        uv pip install --quiet --python "$directory/bin/python" --no-deps --editable .
+        [ -z "$project" ] || uv pip install --quiet --python "$directory/bin/python" --no-deps --editable .
     else
-        [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
+        # An environment that uv has made lacks pip.
+        "$directory/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$directory"
         local pip=("$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location)
         "${pip[@]}" "${missing[@]/#/--requirement=}"
-        "${pip[@]}" --no-deps --editable .
+        [ -z "$project" ] || "${pip[@]}" --no-deps --editable .
     fi
     mkdir -p "$directory/.pins"
-    for file in "${missing[@]}"; do cksum "$file" setup.cfg >"$directory/.pins/$(basename "$file")"; done
+    for file in "${missing[@]}"; do cksum "$file" $project >"$directory/.pins/$(basename "$file")"; done
 }
