@@ -33,18 +33,19 @@ BATCH = "{{ (dag_run.logical_date or dag_run.run_after).strftime('%Y%m%d_%H%M%S'
 COMMAND = r"""
 address=${LUIGID_ADDRESS:-127.0.0.1} port=${LUIGID_PORT:-8082}
 luigid_answers() {
-    exec 3<>"/dev/tcp/$address/$port" &&
+    {
         printf 'GET /api/is_pause_enabled HTTP/1.0\r\n\r\n' >&3 &&
-        read -r -t 5 answer <&3 &&
-        [[ $answer == *" 200 "* ]]
+            read -r -t 5 answer <&3 &&
+            [[ $answer == *" 200 "* ]]
+    } 3<>"/dev/tcp/$address/$port"
 }
-if (luigid_answers) 2>/dev/null; then
+if luigid_answers 2>/dev/null; then
     scheduler="--scheduler-host $address --scheduler-port $port"
 else
     scheduler=--local-scheduler
 fi
 while :; do
-    (set -x; exec "$LUIGI" --module lakejobs $scheduler TASK)
+    (set -x; "$LUIGI" --module lakejobs $scheduler TASK)
     status=$?
     [[ $status == 10 || $status == 25 ]] || exit $status
     echo "Another run is doing a part of this. Looking again in 5 seconds."
