@@ -18,7 +18,14 @@ LUIGID_HELP = (
 )
 
 # Luigi says these once per task at INFO; for a backfill of a year that is a wall of text.
-CHATTER = ("Informed scheduler that", "[pid %s] Worker", "Running Worker with", "Done scheduling", "Worker Worker(")
+CHATTER = (
+    "Informed scheduler that",
+    "[pid %s] Worker",
+    "Running Worker with",
+    "Done scheduling",
+    "Worker Worker(",
+    "Did not schedule",
+)
 
 
 class LakeError(Exception):

@@ -156,8 +156,11 @@ def read(
 
 
 def deduplicate(domain: Domain, engine: DuckDB) -> None:
-    """Make the views `superseded` (row_number_, partition_date) and `kept`: within a date and key the row of the latest timestamp, then of
-    the later landed file, then of the later line, is kept. Rows without a key are never merged."""
+    """Make the relations `superseded` (row_number_, partition_date) and `kept`.
+
+    Within a date and key the row of the latest timestamp, then of the later landed file, then of the later line, is
+    kept. Rows without a key are never merged.
+    """
     key = domain.key
     # Sorting only keys that repeat: hardly any do.
     engine.run(

@@ -13,6 +13,7 @@ from luigi.cmdline_parser import CmdlineParser
 
 from lakejobs import lake as storage
 from lakejobs import lineage
+from lakejobs.console import counted
 from lakejobs.domains import DOMAINS
 from lakejobs.gold import domain_of, newest_snapshot, tables
 from lakejobs.lineage import DomainState
@@ -52,7 +53,7 @@ def show(states: list[DomainState]) -> str:
                 continue
             path = state.lake.gold(name, snapshot)
             content = pd.read_parquet(path).drop(columns="generated_at")
-            parts += [f"{name}: {len(content):,} rows in {path}", table(content.tail(HEAD), index=False)]
+            parts += [f"{name}: {counted(len(content), 'row')} in {path}", table(content.tail(HEAD), index=False)]
     for state in states:
         parts += troubles(state)
     index = f"{states[0].lake.data_docs}/index.html"
