@@ -7,40 +7,55 @@ where it is missing, damaged, or was made with other settings.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import luigi
 
 from lakejobs import lake as storage
-from lakejobs import lineage, records, transform
-from lakejobs.console import LakeError, counted, few, log, tell
+from lakejobs import lineage, records
+from lakejobs.console import LakeError, Report, counted, few, log, report, span, tell
 from lakejobs.domains import DOMAINS, Domain
-from lakejobs.engine import CsvFile, DuckDB, match
+from lakejobs.engine import CsvFile, match
 from lakejobs.lake import File
 from lakejobs.lineage import DomainState
-from lakejobs.parameters import DateParameter, DomainParameter
+from lakejobs.loading import Loaded
+from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
 
 REDELIVERED = re.compile(r"(.+)-[0-9a-f]{8}(\.csv)", re.IGNORECASE)
 
 
 class Bronze(luigi.Task):
-    """One bronze partition: every staged file of one landing date, byte for byte, and the manifest of them."""
+    """One bronze partition: every staged file of one landing date, byte for byte, and the manifest of them.
+
+    Luigi joins those of a domain that are due at once to one task, so that their files are read in one pass.
+    """
 
     domain = DomainParameter()
-    date = DateParameter(description="Landing date, YYYY-MM-DD.")
+    date = DatesParameter(description="Landing date, YYYY-MM-DD.")
+    max_batch_size = 10_000
+    # Silver goes on with what its bronze has read: before another domain is begun.
+    priority = 1
 
-    def output(self) -> BronzeTarget:
-        return BronzeTarget(self.domain, self.date)
+    @property
+    def dates(self) -> list[dt.date]:
+        return [parse_date(day) for day in self.date.split(",")]
+
+    def __repr__(self) -> str:
+        return f"{self.task_family}(domain={self.domain}, date={span(self.dates)})"
+
+    def output(self) -> list[BronzeTarget]:
+        return [BronzeTarget(self.domain, date) for date in self.dates]
 
     def run(self) -> None:
         with lineage.state(self.domain).locked() as state:
-            if self.date in state.stale:
-                tell(self, land(state, self.date))
+            due = [date for date in self.dates if date in state.stale]
+            if due:
+                tell(self, land(state, due, lambda message, percent: report(self, message, percent=percent)))
 
 
 class BronzeTarget(luigi.Target):
@@ -57,39 +72,48 @@ class BronzeTarget(luigi.Target):
         return self.path
 
 
-def land(state: DomainState, date: dt.date) -> str:
-    """Copy what is staged, look at what is new in the partition, write its manifest. Returns what was done."""
+def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
+    """Copy what is staged for some dates, look at what is new there, write the manifests. Returns what was done."""
     domain = DOMAINS[state.domain]
-    directory = state.lake.bronze(state.domain, date)
-    storage.sweep(directory)
-    before = state.read_manifest(date) or {"staged": {}, "files": []}
-    staged, copied, troubles = dict(before["staged"]), 0, []
-    for file in list(state.staged.get(date, ())):
-        if staged.get(file.name) == [file.size, file.mtime_ns]:
-            continue
-        try:
-            copied += _copy(state, domain, date, file)
-            staged[file.name] = [file.size, file.mtime_ns]
-        except StillWritten:
-            state.staged[date].remove(file)
-            log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
-        except LakeError as error:
-            troubles.append(str(error))
-    files = describe(state, domain, date, before["files"])
-    if files or staged or before["files"]:
-        storage.write_json(
-            state.lake.manifest(state.domain, date), {"scan": state.scan_hash, "staged": staged, "files": files}
-        )
-    state.landed(date)
+    copied, troubles = 0, []
+    partitions: dict[dt.date, dict[str, Any]] = {}
+    new: list[tuple[dt.date, dict[str, Any]]] = []
+    for number, date in enumerate(dates):
+        report(f"landing {date}", 50 * number // len(dates))
+        storage.sweep(state.lake.bronze(state.domain, date))
+        before = state.read_manifest(date) or {"staged": {}, "files": []}
+        staged = dict(before["staged"])
+        for file in list(state.staged.get(date, ())):
+            if staged.get(file.name) == [file.size, file.mtime_ns]:
+                continue
+            try:
+                copied += _copy(state, domain, date, file)
+                staged[file.name] = [file.size, file.mtime_ns]
+            except StillWrittenError:
+                state.staged[date].remove(file)
+                log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
+            except LakeError as error:
+                troubles.append(str(error))
+        files, unknown = describe(state, domain, date, before["files"])
+        new += [(date, entry) for entry in unknown]
+        if files or staged or before["files"]:
+            partitions[date] = {"scan": state.scan_hash, "staged": staged, "files": files}
+    report("counting records", 50)
+    count_records(state, new)
+    for number, (date, content) in enumerate(partitions.items()):
+        report(f"describing {date}", 80 + 20 * number // len(partitions))
+        storage.write_json(state.lake.manifest(state.domain, date), content)
+    state.landed(dates)
     if troubles:
         raise LakeError("; ".join(troubles))
-    rejected = [file for file in files if file["inspection"]["rejected"]]
-    return f"{counted(copied, 'file')} landed, {sum(file['records'] for file in files):,} records" + (
-        f", {counted(len(rejected), 'file')} rejected" if rejected else ""
+    entries = [entry for content in partitions.values() for entry in content["files"]]
+    rejected = sum(entry["inspection"]["rejected"] is not None for entry in entries)
+    return f"{counted(copied, 'file')} landed, {sum(entry['records'] for entry in entries):,} records" + (
+        f", {counted(rejected, 'file')} rejected" if rejected else ""
     )
 
 
-class StillWritten(Exception):
+class StillWrittenError(Exception):
     """A staged file changed while it was read."""
 
 
@@ -104,7 +128,8 @@ def _copy(state: DomainState, domain: Domain, date: dt.date, file: File) -> bool
     if taken:
         content = _hash(source, file)
         for path in taken:
-            if storage.file(path).size == file.size and _hash(path) == content:
+            there = storage.file(path)
+            if there and there.size == file.size and _hash(path) == content:
                 return False
         if target in taken:
             stem, dot, suffix = file.name.rpartition(".")
@@ -139,7 +164,7 @@ def _hash(path: str, expected: File | None = None) -> str:
 def _must_be(handle: Any, file: File) -> None:
     status = storage.status(handle)
     if (status.size, status.mtime_ns) != (file.size, file.mtime_ns):
-        raise StillWritten
+        raise StillWrittenError
 
 
 # ------------------------------------------------------------------------------------------------ manifest
@@ -147,14 +172,16 @@ def _must_be(handle: Any, file: File) -> None:
 
 def describe(
     state: DomainState, domain: Domain, date: dt.date, before: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The manifest's entries for the files of a partition, in the order they landed.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The manifest's entries for the files of a partition, in the order they landed, and which of them are new.
 
-    Entries whose file is the same as before are kept. Reports files that changed or went after they had landed.
+    Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Reports
+    files that changed or went after they had landed.
     """
     directory = state.lake.bronze(state.domain, date)
     known = {entry["name"]: entry for entry in before}
-    entries, new = [], []
+    entries: list[dict[str, Any]] = []
+    new: list[dict[str, Any]] = []
     for file in storage.files(directory):
         if not storage.is_data(file.name):
             continue
@@ -164,32 +191,34 @@ def describe(
             continue
         with storage.reading(f"{directory}/{file.name}") as handle:
             inspection = records.inspect(handle, list(domain.columns))
+        if old and old["inspection"]["sha256"] == inspection.sha256:
+            entries.append({**old, "mtime_ns": file.mtime_ns})
+            continue
+        notes = _notes(inspection, domain)
+        if old:
+            notes.append(f"its bytes changed after it landed; it was {old['inspection']['sha256'][:12]} before")
+            log.warning("%s/%s changed after it landed: silver follows what it holds now", directory, file.name)
+        if inspection.rejected:
+            log.warning("%s/%s is rejected: %s", directory, file.name, inspection.rejected)
         entry = {
             "name": file.name,
             "bytes": file.size,
             "mtime_ns": file.mtime_ns,
             "landed_ns": old["landed_ns"] if old else file.mtime_ns,
             "inspection": inspection.to_json(),
-            "notes": _notes(inspection, domain),
+            "notes": notes,
+            "records": 0,
+            "malformed": 0,
+            "dates": {},
         }
-        if old and old["inspection"]["sha256"] == inspection.sha256:
-            entries.append({**old, "mtime_ns": file.mtime_ns})
-            continue
-        if old:
-            entry["notes"].append(
-                f"its bytes changed after it landed; it was {old['inspection']['sha256'][:12]} before"
-            )
-            log.warning("%s/%s changed after it landed: silver follows what it holds now", directory, file.name)
         entries.append(entry)
         new.append(entry)
     for name in known:
         log.warning("%s/%s has gone: its rows leave silver", directory, name)
-    if new:
-        count_records(state, domain, date, new)
-    for entry in new:
-        if entry["inspection"]["rejected"]:
-            log.warning("%s/%s is rejected: %s", directory, entry["name"], entry["inspection"]["rejected"])
-    return sorted(entries, key=lambda entry: _landing_order(entry, {e["name"] for e in entries}))
+    names = {entry["name"] for entry in entries}
+    entries.sort(key=lambda entry: _landing_order(entry, names))
+    new.sort(key=lambda entry: _landing_order(entry, names))
+    return entries, new
 
 
 def _landing_order(entry: dict[str, Any], names: set[str]) -> tuple[Any, ...]:
@@ -217,54 +246,53 @@ def _notes(inspection: records.Inspection, domain: Domain) -> list[str]:
     return notes
 
 
-def count_records(state: DomainState, domain: Domain, date: dt.date, entries: Iterable[dict[str, Any]]) -> None:
+def count_records(state: DomainState, entries: Sequence[tuple[dt.date, dict[str, Any]]]) -> None:
     """Fill in `records`, `malformed` and `dates` (records by event date) of manifest entries, from their files.
 
     The engine's count is held against the number of lines; a file where they differ is read carefully from now on.
     """
-    by_number = dict(enumerate(entries))
-    for entry in by_number.values():
-        entry.update(records=0, malformed=0, dates={})
-    files = [csv_file(state, date, entry, number) for number, entry in by_number.items()]
-    again = _count_records(state, domain, by_number, [file for file in files if has_records(file)])
-    if again:
-        for file in again:
-            by_number[file.number]["inspection"]["plain"] = False
-        careful = [dataclasses.replace(f, inspection=dataclasses.replace(f.inspection, plain=False)) for f in again]
-        _count_records(state, domain, by_number, careful)
+    files = [csv_file(state, date, entry, number) for number, (date, entry) in enumerate(entries)]
+    again = _count_records(state, entries, [file for file in files if has_records(file)])
+    for file in again:
+        entries[file.number][1]["inspection"]["plain"] = False
+    _count_records(state, entries, [csv_file(state, *entries[file.number], file.number) for file in again])
 
 
 def _count_records(
-    state: DomainState, domain: Domain, by_number: dict[int, dict[str, Any]], files: list[CsvFile]
+    state: DomainState, entries: Sequence[tuple[dt.date, dict[str, Any]]], files: list[CsvFile]
 ) -> list[CsvFile]:
     """Returns the files whose count is not to be trusted."""
     if not files:
         return []
     import duckdb
 
+    try:
+        loaded = Loaded(state, files, None)
+    except duckdb.InvalidInputException:
+        if all(not file.inspection.plain for file in files):
+            raise
+        return files
     dates: dict[int, Counter[str]] = {file.number: Counter() for file in files}
     malformed: Counter[int] = Counter()
-    with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
-        try:
-            engine.load_csv("counted", files, list(domain.columns), transform.partition_dates(domain))
-        except duckdb.InvalidInputException:
-            if all(not file.inspection.plain for file in files):
-                raise
-            return files
-        for number, day, is_malformed, count in engine.rows(
-            "select file_number, partition_date, is_malformed, count(*) from counted group by all order by all"
+    with contextlib.ExitStack() as stack:
+        stack.push(loaded)
+        for number, day, is_malformed, count in loaded.engine.rows(
+            "select file_number, partition_date, is_malformed, count(*) from loaded group by all order by all"
         ):
             dates[number][day.isoformat()] += count
             malformed[number] += count * is_malformed
-    doubtful = []
-    for file in files:
-        found, inspection = dates[file.number].total(), file.inspection
-        if inspection.plain and (found != inspection.lines - 1 or (inspection.quoted and malformed[file.number])):
-            doubtful.append(file)
-        else:
-            by_number[file.number].update(
-                records=found, malformed=malformed[file.number], dates=dict(dates[file.number])
-            )
+        doubtful = []
+        for file in files:
+            found, inspection = dates[file.number].total(), file.inspection
+            if inspection.plain and (found != inspection.lines - 1 or (inspection.quoted and malformed[file.number])):
+                doubtful.append(file)
+            else:
+                entries[file.number][1].update(
+                    records=found, malformed=malformed[file.number], dates=dict(dates[file.number])
+                )
+        if not doubtful:
+            stack.pop_all()
+            loaded.keep()
     return doubtful
 
 

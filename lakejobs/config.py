@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
+from typing import Any
 
 import luigi
 
@@ -20,7 +21,7 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     earliest_date = luigi.DateParameter(
         default=dt.date(1970, 1, 1), description="An event before this day has no usable timestamp."
     )
-    timestamp_formats = luigi.DictParameter(
+    timestamp_formats: Any = luigi.DictParameter(
         default={}, description='More timestamp formats by domain, tried in order: {"sales": ["%m/%d/%Y"]}.'
     )
     keep_snapshots = luigi.IntParameter(default=10, description="Snapshots kept of each gold table.")

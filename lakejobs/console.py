@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     import luigi
 
 log = logging.getLogger("luigi-interface.lakejobs")
 """The project's logger. It hangs below Luigi's, so Luigi's level and handler settings hold for it too."""
+
+Report: TypeAlias = Callable[[str, int], None]
+"""Says what is being done, and how far it has come in percent."""
 
 LUIGID_HELP = (
     "no luigid answers at {url}. Start one (scripts/luigid, or: luigid --background --address 127.0.0.1 "
@@ -95,6 +100,13 @@ def few(names: Iterable[object], most: int = 8) -> str:
     """The first names of a list, and how many more there are."""
     listed = [str(name) for name in names]
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def span(dates: Sequence[dt.date]) -> str:
+    """Dates as a person would say them: `2026-11-01, 2026-11-03`, `2026-11-01 … 2026-11-30 (30 days)`."""
+    if len(dates) <= 3:
+        return ", ".join(date.isoformat() for date in dates)
+    return f"{dates[0]} … {dates[-1]} ({len(dates):,} days)"
 
 
 def tell(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:

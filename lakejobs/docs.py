@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
+from lakejobs.console import span
 from lakejobs.domains import DOMAINS
 from lakejobs.lake import Lake
 from lakejobs.quality import Rule, Validation
@@ -75,13 +76,6 @@ def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any
     }
 
 
-def span(dates: Sequence[dt.date]) -> str:
-    """Dates as a person would say them."""
-    if len(dates) <= 3:
-        return ", ".join(date.isoformat() for date in dates)
-    return f"{dates[0]} … {dates[-1]} ({len(dates):,} days)"
-
-
 def render_page(result: Any, batch: Mapping[str, Any]) -> str:
     """The page of one validation, rendered by Great Expectations within our frame."""
     from great_expectations.render.renderer import ValidationResultsPageRenderer
@@ -91,7 +85,8 @@ def render_page(result: Any, batch: Mapping[str, Any]) -> str:
     document = ValidationResultsPageRenderer().render(result)
     # Its overview repeats what our head of the page says, and links to a page that there is not.
     document.sections = document.sections[1:]
-    return _view().render(document, template="validation.j2", batch=batch, style=_style())
+    page: str = _view().render(document, template="validation.j2", batch=batch, style=_style())
+    return page
 
 
 def render_index(lake: Lake) -> str:

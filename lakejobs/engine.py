@@ -14,7 +14,7 @@ import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from lakejobs import records
 from lakejobs.config import lake as settings
@@ -29,6 +29,8 @@ LONGEST_LINE = 2_000_000
 PLAIN_PATH = re.compile(r"[^*?\[\]]+")
 CAREFUL_BATCH = 50_000
 """Records that the careful reader hands over at a time."""
+Delivered: TypeAlias = "tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]"
+"""A record: its file, (extra, values) or None where it is malformed, and its raw text where it is."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Engine(Protocol):
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """A small result as Python values."""
 
-    def batches(self, query: str, size: int) -> Iterator[pa.RecordBatch]:
-        """A large result in Arrow batches of up to `size` rows."""
+    def pieces(self, query: str, size: int) -> Iterator[pa.Table]:
+        """A large result in Arrow tables of about `size` rows; none where it is empty."""
 
     def arrow(self, query: str) -> pa.Table:
         """A whole result as one Arrow table."""
@@ -120,8 +122,18 @@ class DuckDB:
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(query).fetchall()
 
-    def batches(self, query: str, size: int) -> Iterator[pa.RecordBatch]:
-        yield from self._connection.sql(query).to_arrow_reader(size)
+    def pieces(self, query: str, size: int) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
+        # The reader's batches are smaller than it was asked for: a row group each.
+        waiting: list[pa.RecordBatch] = []
+        for batch in self._connection.sql(query).to_arrow_reader(size):
+            if waiting and sum(len(one) for one in waiting) + len(batch) > size:
+                yield pa.Table.from_batches(waiting)
+                waiting = []
+            waiting.append(batch)
+        if any(len(batch) for batch in waiting):
+            yield pa.Table.from_batches(waiting)
 
     def arrow(self, query: str) -> pa.Table:
         return self._connection.sql(query).to_arrow_table()
@@ -131,7 +143,8 @@ class DuckDB:
 
     def read_parquet(self, name: str, paths: Sequence[str]) -> None:
         self._connection.execute(
-            f"create or replace temp view {name} as select * from read_parquet([{_list(paths)}], hive_partitioning = false)"
+            f"create or replace temp view {name} as "
+            f"select * from read_parquet([{_list(paths)}], hive_partitioning = false)"
         )
 
     def write_parquet(self, query: str, path: str, footer: str) -> int:
@@ -150,8 +163,12 @@ class DuckDB:
                 plain.setdefault((file.inspection.header, file.inspection.newline), []).append(file)
             else:
                 careful.append(file)
-        self.register("delivered", _delivered([], columns))
+        # An empty table of the right types; in SQL, because to make it in Arrow is to import pandas first.
+        fixed = "0 as file_number, current_date as landing_date, current_date as latest_date"
+        texts = ", ".join(f"cast(null as varchar) as {name}" for name in ("malformed", "extra", *columns))
+        self.run(f"create temp view delivered as select {fixed}, {texts} limit 0")
         self.run(f"create temp table {table}_ as {query}")
+        self.run("drop view delivered")
         for group in plain.values():
             self._load_plain(f"{table}_", group, columns, query)
         for file in careful:
@@ -167,7 +184,8 @@ class DuckDB:
         extra = "cast(null as varchar)"
         if others:
             members = ", ".join(
-                f"case when btrim(c{index}, ' \t') <> '' then {text(json.dumps(name, ensure_ascii=False) + ': ')} || json_text(c{index}) end"
+                f"case when btrim(c{index}, ' \t') <> '' then {text(json.dumps(name, ensure_ascii=False) + ': ')} "
+                f"|| json_text(c{index}) end"
                 for name, index in others.items()
             )
             extra = f"nullif(concat_ws(', ', {members}), '')"
@@ -180,23 +198,25 @@ class DuckDB:
             f"{f'c{by_name[name]}' if name in by_name else 'cast(null as varchar)'} as {name}" for name in columns
         )
         types = ", ".join(f"c{index}: 'varchar'" for index in range(len(header)))
-        self.run("drop table if exists reject_errors; drop table if exists reject_scans; drop view if exists delivered")
+        self.run("drop table if exists reject_errors; drop table if exists reject_scans")
+        numbers = ", ".join(str(file.number) for file in files)
         self.run(
-            f"create temp view delivered as select [{', '.join(str(file.number) for file in files)}][{position}] as file_number, "
+            f"create temp view delivered as select [{numbers}][{position}] as file_number, "
             f"[{landing}][{position}] as landing_date, [{latest}][{position}] as latest_date, "
             f"cast(null as varchar) as malformed, {extra} as extra, {picked} "
-            f"from read_csv([{_list(file.path for file in files)}], auto_detect = false, header = true, columns = {{{types}}}, "
+            f"from read_csv([{_list(file.path for file in files)}], auto_detect = false, header = true, "
+            f"columns = {{{types}}}, "
             f"delim = ',', quote = '\"', escape = '\"', new_line = '{newline}', filename = true, "
             f"max_line_size = {LONGEST_LINE}, store_rejects = true)"
         )
         self.run(f"insert into {table} {query}")
         rejects = self.rows(
-            "select distinct s.file_path, e.line_byte_position from reject_errors e join reject_scans s using (scan_id, file_id) "
-            "order by 1, 2"
+            "select distinct s.file_path, e.line_byte_position "
+            "from reject_errors e join reject_scans s using (scan_id, file_id) order by 1, 2"
         )
         self.run("drop view delivered; drop type file_names")
         by_path = {file.path: file for file in files}
-        lines = [(by_path[path], None, raw) for path, raw in _raw_lines(rejects)]
+        lines: list[Delivered] = [(by_path[path], None, raw) for path, raw in _raw_lines(rejects)]
         for start in range(0, len(lines), CAREFUL_BATCH):
             self._insert(table, _delivered(lines[start : start + CAREFUL_BATCH], columns), query)
 
@@ -229,7 +249,7 @@ def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[pa.Table]
     with open(file.path, "rb") as handle:
         found = records.read(handle, file.inspection)
         while taken := list(itertools.islice(found, CAREFUL_BATCH)):
-            rows = []
+            rows: list[Delivered] = []
             for fields, raw in taken:
                 if fields is None:
                     rows.append((file, None, raw))
@@ -244,10 +264,8 @@ def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[pa.Table]
             yield _delivered(rows, columns)
 
 
-def _delivered(
-    rows: list[tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]], columns: Sequence[str]
-) -> pa.Table:
-    """Rows (file, (extra, values) or None where malformed, raw text or None) as the relation `delivered`."""
+def _delivered(rows: list[Delivered], columns: Sequence[str]) -> pa.Table:
+    """Records as the relation `delivered`."""
     import pyarrow as pa
 
     nothing = [None] * len(columns)

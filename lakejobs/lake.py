@@ -245,13 +245,34 @@ def reading(path: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def scratch(lake: Lake, domain: str) -> Iterator[str]:
-    """A directory for what does not fit in memory, on the lake's disk. Only under the domain's lock."""
-    path = f"{lake.root}/{TEMPORARY}spill_{domain}"
-    shutil.rmtree(path, ignore_errors=True)  # of a dead run
+    """A directory for what does not fit in memory, on the lake's disk. Only to be entered under the domain's lock."""
+    prefix = f"{TEMPORARY}spill_{domain}_"
+    for entry in os.scandir(lake.root):
+        if entry.name.startswith(prefix):
+            with _holding(entry.path) as dead:
+                if dead:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+    path = f"{lake.root}/{prefix}{os.getpid()}-{next(_serial)}"
+    with explained(f"cannot make {path}"):
+        os.mkdir(path)
+    with _holding(path):
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _holding(directory: str) -> Iterator[bool]:
+    """Hold a directory as long as this process lives; False where another one does."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        yield path
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
 
 
 def remove(path: str) -> None:

@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from lakejobs import lake as storage
@@ -198,7 +198,7 @@ class DomainState:
         if footer is None:
             path = self.lake.silver(self.domain, date)
             return self.expected(date) is None and storage.file(path) is None
-        return footer["identity"] == self.expected(date)
+        return bool(footer["identity"] == self.expected(date))
 
     def stale_dates(self) -> list[dt.date]:
         """Event dates for which `Silver` has something to do."""
@@ -218,10 +218,11 @@ class DomainState:
                 self.generation = _bump(handle)
                 self.save()
 
-    def landed(self, date: dt.date) -> None:
-        """A bronze partition has been written: look at it again."""
-        self.stale.discard(date)
-        self._look_at_landing(date)
+    def landed(self, dates: Iterable[dt.date]) -> None:
+        """Bronze partitions have been written: look at them again."""
+        for date in dates:
+            self.stale.discard(date)
+            self._look_at_landing(date)
         self._gather()
 
     def published(self, date: dt.date) -> None:

@@ -26,12 +26,13 @@ class Generate(luigi.WrapperTask):
         return Staging(self.domain, self.batch, self.rows)
 
     def complete(self) -> bool:
-        return (
-            Staging(self.domain, self.batch, self.rows).complete() and Bronze(self.domain, self.batch.date()).complete()
-        )
+        return Staging(self.domain, self.batch, self.rows).complete() and self._bronze().complete()
 
     def run(self) -> Any:
-        yield Bronze(self.domain, self.batch.date())
+        yield self._bronze()
+
+    def _bronze(self) -> Bronze:
+        return Bronze(self.domain, self.batch.date().isoformat())
 
 
 class GenerateAll(luigi.WrapperTask):
@@ -47,7 +48,9 @@ class BronzeAll(luigi.WrapperTask):
     """Everything that is staged, landed."""
 
     def requires(self) -> list[luigi.Task]:
-        return [Bronze(domain, date) for domain in DOMAINS for date in lineage.state(domain).stale_landings()]
+        return [
+            Bronze(domain, date.isoformat()) for domain in DOMAINS for date in lineage.state(domain).stale_landings()
+        ]
 
 
 class SilverAll(luigi.WrapperTask):

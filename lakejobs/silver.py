@@ -8,7 +8,7 @@ ends as a valid row, an invalid row, or a duplicate that another superseded, and
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+import multiprocessing
 from typing import Any
 
 import luigi
@@ -16,14 +16,12 @@ import luigi
 from lakejobs import bronze, docs, lineage, quality, transform
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
-from lakejobs.console import LakeError, counted, report, tell
+from lakejobs.console import LakeError, Report, counted, report, span, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import CsvFile, DuckDB, text
 from lakejobs.lineage import DomainState
+from lakejobs.loading import Loaded
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
-
-Report = Callable[[str, int], None]
-"""Says what is being done, and how far the task has come in percent."""
 
 BOOKKEEPING = ("is_valid", "validation_errors", "corrections", "rescued_data", "source_file", "processed_at")
 
@@ -34,19 +32,20 @@ class Silver(luigi.Task):
     domain = DomainParameter()
     date = DatesParameter(description="Event date (UTC), YYYY-MM-DD.")
     max_batch_size = 10_000
+    priority = 1
 
     @property
     def dates(self) -> list[dt.date]:
         return [parse_date(day) for day in self.date.split(",")]
 
     def __repr__(self) -> str:
-        return f"{self.task_family}(domain={self.domain}, date={docs.span(self.dates)})"
+        return f"{self.task_family}(domain={self.domain}, date={span(self.dates)})"
 
     def output(self) -> list[SilverTarget]:
         return [SilverTarget(self.domain, date) for date in self.dates]
 
     def run(self) -> Any:
-        yield [bronze.Bronze(self.domain, date) for date in lineage.state(self.domain).stale_landings()]
+        yield [bronze.Bronze(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_landings()]
         with lineage.state(self.domain).locked() as state:
             due = [date for date in self.dates if not state.is_fresh(date)]
             if due:
@@ -64,7 +63,10 @@ class DomainSilver(luigi.WrapperTask):
         return not state.stale_landings() and not state.stale_dates()
 
     def run(self) -> Any:
-        yield [bronze.Bronze(self.domain, date) for date in lineage.state(self.domain).stale_landings()]
+        if multiprocessing.parent_process() is None:
+            # It takes a second or two, and there will be something to validate.
+            quality.import_in_background()
+        yield [bronze.Bronze(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_landings()]
         yield [Silver(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_dates()]
 
 
@@ -96,9 +98,12 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
     done, page = [], None
     if wanted:
         importing = quality.import_in_background()
-        with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
-            report(f"reading {sum(state.records(date) for date in wanted):,} records", 5)
-            files = read(state, domain, wanted, engine)
+        report(f"reading {sum(state.records(date) for date in wanted):,} records", 5)
+        found = sources(state, wanted)
+        with Loaded.of(state, [file for file, _ in found], (wanted[0], wanted[-1])) as loaded:
+            engine = loaded.engine
+            files = dict(zip(loaded.numbers([file for file, _ in found]), found, strict=True))
+            select_dates(wanted, engine)
             deduplicate(domain, engine)
             report("waiting for Great Expectations", 30)
             importing.join()
@@ -128,31 +133,30 @@ def summarise(counts: dict[dt.date, dict[str, Any]]) -> str:
     )
 
 
-def read(
-    state: DomainState, domain: Domain, dates: list[dt.date], engine: DuckDB
-) -> dict[int, tuple[CsvFile, dict[str, Any]]]:
-    """Load the records of these dates, typed, as the table `typed`. Returns the files they came from, by number.
+def sources(state: DomainState, dates: list[dt.date]) -> list[tuple[CsvFile, dict[str, Any]]]:
+    """The bronze files that hold records of these dates, as the engine reads them and as their manifest has them.
 
-    A file has a higher number the later it landed.
+    In the order that they landed, which is that of their numbers.
     """
     days = {date.isoformat() for date in dates}
-    files: dict[int, tuple[CsvFile, dict[str, Any]]] = {}
+    found: list[tuple[CsvFile, dict[str, Any]]] = []
     for landing in sorted({landing for date in dates for landing in state.landings_of(date)}):
         manifest = state.read_manifest(landing)
         if manifest is None:
-            raise LakeError(f"{state.lake.manifest(domain.name, landing)} is gone; run again, it is made anew")
-        for entry in manifest["files"]:
-            if days & set(entry["dates"]):
-                number = len(files)
-                files[number] = (bronze.csv_file(state, landing, entry, number), entry)
-    query = f"select * from ({transform.typed_rows(domain)}) as rows where partition_date between date '{min(dates)}' and date '{max(dates)}'"
-    engine.load_csv("loaded", [file for file, _ in files.values()], list(domain.columns), query)
-    held = {day for _, entry in files.values() for day in entry["dates"] if min(days) <= day <= max(days)}
-    only = (
-        "" if held <= days else f" where partition_date in ({', '.join(f'date {text(day)}' for day in sorted(days))})"
-    )
-    engine.run(f"create temp view typed as select * from loaded{only}")
-    return files
+            raise LakeError(f"{state.lake.manifest(state.domain, landing)} is gone; run again, it is made anew")
+        found += [
+            (bronze.csv_file(state, landing, entry, len(found) + position), entry)
+            for position, entry in enumerate(manifest["files"])
+            if days & set(entry["dates"])
+        ]
+    return found
+
+
+def select_dates(dates: list[dt.date], engine: DuckDB) -> None:
+    """Make the view `typed`: what is loaded of these dates."""
+    wanted = f"partition_date in ({', '.join(f'date {text(date.isoformat())}' for date in dates)})"
+    (others,) = engine.rows(f"select count(*) from loaded where not {wanted}")[0]
+    engine.run(f"create temp view typed as select * from loaded{f' where {wanted}' if others else ''}")
 
 
 def deduplicate(domain: Domain, engine: DuckDB) -> None:
@@ -183,24 +187,23 @@ def deduplicate(domain: Domain, engine: DuckDB) -> None:
 
 def validate(domain: Domain, suite: quality.Suite, dates: list[dt.date], engine: DuckDB) -> quality.Validation:
     """Let Great Expectations judge the kept rows, malformed lines apart: those have nothing to judge."""
-    import pyarrow as pa
-
     validation = quality.Validation(suite, domain)
 
-    def frames(columns: list[str], where: str, size: int) -> Any:
-        picked = "".join(f", {column}" for column in columns)
-        for batch in engine.batches(f"select row_number_{picked} from kept where not is_malformed{where}", size):
-            yield batch.column(0), pa.Table.from_batches([batch]).select(columns)
-
+    judged = "from kept where not is_malformed"
     if validation.columns:
-        for numbers, columns in frames(validation.columns, "", settings().chunk_rows):
-            validation.add_rows(numbers, columns)
+        # Text costs more to hand over than all else does, and most of it is only asked whether it is there.
+        picked = ", ".join(
+            f"case when {c} is not null then cast(1 as tinyint) end as {c}" if c in validation.presence_columns else c
+            for c in validation.columns
+        )
+        for piece in engine.pieces(f"select row_number_, {picked} {judged}", settings().chunk_rows):
+            validation.add_rows(piece.column(0), piece.select(validation.columns))
     if (whole := validation.whole_columns) is not None:
         for date in dates:
             table = engine.arrow(
-                f"select row_number_{''.join(f', {c}' for c in whole)} from kept where not is_malformed and partition_date = date '{date}'"
+                f"select {', '.join(['row_number_', *whole])} {judged} and partition_date = date '{date}'"
             )
-            validation.add_partition(date, table.column(0).combine_chunks(), table.select(whole))
+            validation.add_partition(date, table.column(0), table.select(whole))
     validation.check_tables()
     return validation
 
@@ -232,12 +235,15 @@ def judge(
     )
     time = domain.event_time
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    errors = f"coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), case when k.event_time is null then 'NULL:{time}' end)"
+    errors = (
+        "coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), "
+        f"case when k.event_time is null then 'NULL:{time}' end)"
+    )
     query = (
-        f"select partition_date, {', '.join(domain.columns)}, validation_errors is null as is_valid, validation_errors, "
-        f"corrections, rescued_data, source_file, timestamp '{now}' as processed_at from ("
-        f"select k.*, {errors} as validation_errors, s.source_file from kept as k "
-        "left join failed as f on k.row_number_ = f.row_number_ join sources as s on k.file_number = s.file_number) as judged"
+        f"select partition_date, {', '.join(domain.columns)}, validation_errors is null as is_valid, "
+        f"validation_errors, corrections, rescued_data, source_file, timestamp '{now}' as processed_at from ("
+        f"select k.*, {errors} as validation_errors, s.source_file from kept as k left join failed as f "
+        "on k.row_number_ = f.row_number_ join sources as s on k.file_number = s.file_number) as judged"
     )
     if len(dates) == 1:
         engine.run(f"create temp view silver as {query}")
@@ -257,7 +263,8 @@ def judge(
         for date in dates
     }
     for date, valid, wrong, total, corrected, rescued in engine.rows(
-        "select partition_date, is_valid, validation_errors, count(*), count(corrections), count(rescued_data) from silver group by all"
+        "select partition_date, is_valid, validation_errors, count(*), count(corrections), count(rescued_data) "
+        "from silver group by all"
     ):
         count = counts[date]
         count["rows"] += total

@@ -24,7 +24,8 @@ def results(lake: LakeUnderTest) -> dict[str, str]:
     for directory in sorted((lake.root / "datalake/silver").iterdir()):
         files = str(directory / "**/*.parquet")
         found[f"silver/{directory.name}.csv"] = as_csv(
-            f"select regexp_extract(filename, 'year.*day=[0-9]+') as partition, * exclude (filename, processed_at, source_file), "
+            "select regexp_extract(filename, 'year.*day=[0-9]+') as partition, "
+            "* exclude (filename, processed_at, source_file), "
             f"regexp_extract(source_file, '[^/]+$') as source_file "
             f"from read_parquet('{files}', filename = true, hive_partitioning = false)"
         )

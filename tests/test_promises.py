@@ -507,7 +507,7 @@ def test_every_record_has_one_fate_and_the_footer_counts_them(lake):
 
 def test_every_task_works_by_its_name(lake):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
-    assert lake.run(Bronze("sales", dt.date(2026, 11, 1)))
+    assert lake.run(Bronze("sales", "2026-11-01"))
     assert (lake.bronze("2026-11-01") / "_manifest.json").exists()
     assert lake.silver().empty
     assert lake.run(Silver("sales", "2026-11-01"))

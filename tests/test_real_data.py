@@ -31,7 +31,8 @@ def test_two_weeks_of_online_retail_give_the_true_answers(lake):
     footers = [
         json.loads(value)
         for (value,) in duckdb.sql(
-            "select decode(value) from parquet_kv_metadata('datalake/silver/sales/**/*.parquet') where decode(key) = 'lakejobs'"
+            "select decode(value) from parquet_kv_metadata('datalake/silver/sales/**/*.parquet') "
+            "where decode(key) = 'lakejobs'"
         ).fetchall()
     ]
     assert sum(footer["records"] for footer in footers) == truth["records"]

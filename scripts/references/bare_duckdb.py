@@ -16,10 +16,14 @@ run = connection.execute
 WHOLE = r"^[+-]?[0-9]{1,15}(\.0*)?$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?$"
-names = "sale_id timestamp customer_id product_id product_name category quantity unit_price total_amount payment_method status"
+names = (
+    "sale_id timestamp customer_id product_id product_name category quantity unit_price total_amount "
+    "payment_method status"
+)
 columns = ", ".join(f"{name}: 'varchar'" for name in names.split())
 
-run(f"""
+run(
+    f"""
 create temp table typed as
 select * replace (
     case when expected is not null and (total_amount is null or abs(total_amount - expected) > 0.01001)
@@ -33,8 +37,13 @@ select * replace (
             case when regexp_matches(total_amount, '{NUMBER}') then try_cast(total_amount as double) end as total_amount
         ) from read_csv(?, auto_detect = false, header = true, columns = {{{columns}}}, filename = true)
     )
-)""", [files])
-run("create temp table repeated as select date, sale_id from typed where sale_id is not null group by all having count(*) > 1")
+)""",
+    [files],
+)
+run(
+    "create temp table repeated as select date, sale_id from typed where sale_id is not null "
+    "group by all having count(*) > 1"
+)
 run("""
 create temp table superseded as select row from (
     select t.rowid as row, row_number() over (
@@ -56,13 +65,17 @@ if len(dates) == 1:
 else:
     run(f"copy ({query}) to '{output}/silver' (format parquet, partition_by (date))")
     run(f"create view silver as select * from read_parquet('{output}/silver/**/*.parquet', hive_partitioning = true)")
-amount = "round(sum(cast(total_amount as decimal(21, 6))), 2)"
+amount = "sum(cast(total_amount as decimal(21, 6)))"
 for table, grain, more in (
-    ("daily_sales_summary", "date", "count(distinct customer_id), sum(total_amount) filter (status in ('refunded', 'cancelled'))"),
+    (
+        "daily_sales_summary",
+        "date",
+        f"count(distinct customer_id), {amount} filter (status in ('refunded', 'cancelled'))",
+    ),
     ("category_sales_summary", "date, category", "avg(unit_price)"),
     ("payment_method_summary", "date, payment_method", "1"),
 ):
     run(
-        f"copy (select {grain}, {amount} as amount, count(*) as orders, {more} from silver where is_valid "
+        f"copy (select {grain}, round({amount}, 2) as amount, count(*) as orders, {more} from silver where is_valid "
         f"group by {grain}) to '{output}/{table}.parquet'"
     )

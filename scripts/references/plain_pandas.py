@@ -18,9 +18,8 @@ wrong = expected.notna() & ~((rows["total_amount"] - expected).abs() <= 0.01001)
 rows["total_amount"] = rows["total_amount"].mask(wrong, expected)
 rows["date"] = rows["timestamp"].dt.date
 keyed = rows["sale_id"].notna()
-rows = pd.concat(
-    [rows[keyed].sort_values("timestamp", kind="stable").drop_duplicates(["date", "sale_id"], keep="last"), rows[~keyed]]
-)
+latest = rows[keyed].sort_values("timestamp", kind="stable").drop_duplicates(["date", "sale_id"], keep="last")
+rows = pd.concat([latest, rows[~keyed]])
 rules = ["sale_id", "timestamp", "customer_id", "product_id", "quantity", "unit_price", "total_amount"]
 errors = pd.Series("", index=rows.index)
 for column in rules:
