@@ -1,14 +1,15 @@
 """Sales from CSV to silver and gold in plain pandas, as such pipelines are commonly written.
 
-The same work as bare_duckdb.py. usage: plain_pandas.py OUTPUT FILE…
+The same work as bare_duckdb.py. usage: plain_pandas.py OUTPUT STAGING, where STAGING/sales/ holds CSV files
 """
 
+import glob
 import os
 import sys
 
 import pandas as pd
 
-output, files = sys.argv[1], sys.argv[2:]
+output, files = sys.argv[1], sorted(glob.glob(f"{sys.argv[2]}/sales/*.csv"))
 rows = pd.concat([pd.read_csv(file, dtype=str) for file in files], ignore_index=True)
 rows["timestamp"] = pd.to_datetime(rows["timestamp"], format="ISO8601", errors="coerce")
 for column in ("quantity", "unit_price", "total_amount"):

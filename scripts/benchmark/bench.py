@@ -1,0 +1,297 @@
+"""The bench: whole processes as a user starts them, alternating with the references, medians of several rounds."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import glob
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import duckdb
+
+from lakejobs import staging
+from lakejobs.domains import DOMAINS
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent.parent
+DAY = dt.datetime(2026, 3, 1, 12)  # noqa: DTZ001 - batches are UTC
+YEAR = 365
+FILES_A_DAY = 24
+REFERENCES = {"DuckDB": "bare_duckdb.py", "pandas": "plain_pandas.py"}
+
+
+class Bench:
+    """Runs cases in a directory of its own and collects their rows of the table."""
+
+    def __init__(self, directory: Path, rounds: int, online_retail: str | None) -> None:
+        self.directory, self.rounds, self.online_retail = directory, rounds, online_retail
+        self.table: list[list[str]] = []
+
+    def lake(self, name: str) -> Path:
+        """A new directory with the suites, for a lake."""
+        root = self.directory / name
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(PROJECT / "expectations", root / "expectations")
+        return root
+
+    def add(self, case: str, rows: int | str, measured: dict[str, list[tuple[float, float]]], note: str = "") -> None:
+        """One row of the table: medians in seconds and MB of every contestant, ratios to lakejobs."""
+        median = {
+            name: (statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs))
+            for name, runs in measured.items()
+        }
+        ours = median.pop("lakejobs")
+        cells = [case, f"{rows:,}" if isinstance(rows, int) else rows, f"{ours[0]:.2f} s", f"{ours[1]:,.0f} MB"]
+        for name in REFERENCES:
+            if name in median:
+                wall, peak = median[name]
+                cells += [f"{wall:.2f} s", f"{peak:,.0f} MB", f"{ours[0] / wall:.2f} × / {ours[1] / peak:.2f} ×"]
+            else:
+                cells += ["", "", ""]
+        self.table.append([*cells, note])
+        print("| " + " | ".join(self.table[-1]) + " |", flush=True)
+
+    def compare(self, root: Path, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+        """The whole lake from staging, alternating with references."""
+        measured: dict[str, list[tuple[float, float]]] = {"lakejobs": [], **{name: [] for name in names}}
+        for _ in range(self.rounds):
+            shutil.rmtree(root / "datalake", ignore_errors=True)
+            measured["lakejobs"].append(gold_all(root))
+            for name in names:
+                shutil.rmtree(root / "reference", ignore_errors=True)
+                script = str(HERE / REFERENCES[name])
+                measured[name].append(run([sys.executable, script, "reference", "local_output"], root))
+        return measured
+
+
+def run(command: list[str], cwd: Path) -> tuple[float, float]:
+    """Wall time (s) and peak resident memory (MB) of a process; what it printed where it fails."""
+    with tempfile.TemporaryFile("w+") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            sys.exit(f"{' '.join(command)} in {cwd} ended with {process.returncode}:\n{output.read()[-3000:]}")
+    return wall, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+
+
+def gold_all(root: Path, *arguments: str) -> tuple[float, float]:
+    return run(["luigi", "--module", "lakejobs", "GoldAll", "--local-scheduler", *arguments], root)
+
+
+def write(root: Path, domain: str, batch: dt.datetime, rows: int) -> Path:
+    """A staged file, as the generator writes it."""
+    directory = root / "local_output" / domain
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{DOMAINS[domain].prefix}_{batch:%Y%m%d_%H%M%S}.csv"
+    staging.write_batch(DOMAINS[domain], batch, rows, str(path))
+    return path
+
+
+def deliver(root: Path, batch: dt.datetime) -> None:
+    """One batch of every domain, as the schedule generates it."""
+    for name, domain in DOMAINS.items():
+        write(root, name, batch, domain.rows)
+
+
+def files(root: Path, pattern: str) -> dict[str, int]:
+    return {path: os.stat(path).st_mtime_ns for path in glob.glob(f"{root}/datalake/{pattern}", recursive=True)}
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> int:
+    return sum(before.get(path) != modified for path, modified in after.items())
+
+
+# ------------------------------------------------------------------------------------------------ cases
+
+
+def generate(bench: Bench) -> None:
+    root = bench.lake("generate")
+    task = ["luigi", "--module", "lakejobs", "Staging", "--local-scheduler", "--domain", "sales", "--rows", "1000000"]
+    batches = [f"2026030{day}_120000" for day in range(1, bench.rounds + 1)]
+    runs = [run([*task, "--Staging-batch", batch], root) for batch in batches]
+    bench.add("generate sales", 1_000_000, {"lakejobs": runs})
+
+
+def bulk(bench: Bench, millions: int) -> None:
+    root = bench.lake("bulk")
+    write(root, "sales", DAY, millions * 1_000_000)
+    names = ["DuckDB", "pandas"] if millions == 1 else ["DuckDB"]
+    bench.add("bulk, sales of one day", millions * 1_000_000, bench.compare(root, names))
+
+
+def bulk_1m(bench: Bench) -> None:
+    bulk(bench, 1)
+
+
+def bulk_5m(bench: Bench) -> None:
+    bulk(bench, 5)
+
+
+def backfill(bench: Bench) -> None:
+    root = bench.lake("backfill")
+    (root / "local_output/sales").mkdir(parents=True)
+    if not bench.online_retail:
+        print("backfill needs the Online Retail data in the columns of the sales domain: --online-retail FILE.csv")
+        return
+    target = root / "local_output/sales/online_retail.csv"
+    shutil.copy(bench.online_retail, target)
+    with open(target, "rb") as handle:
+        rows = sum(1 for _ in handle) - 1
+    bench.add("backfill: Online Retail, 305 days", rows, bench.compare(root, ["DuckDB"]))
+
+
+def days_365(bench: Bench) -> None:
+    """A third of a million rows of each domain, every day of a year alike."""
+    root = bench.lake("days")
+    for domain in DOMAINS:
+        path = write(root, domain, DAY, 333_334)
+        target = path.with_name("year.csv")
+        duckdb.sql(
+            "copy (select * replace (strftime(cast(timestamp as timestamp) - interval 1 day * "
+            f"(row_number() over () % {YEAR}), '%Y-%m-%dT%H:%M:%S.%g') as timestamp) "
+            f"from read_csv('{path}', all_varchar = true)) to '{target}' (header)"
+        )
+        path.unlink()
+    bench.add("three domains over 365 days", 3 * 333_334, bench.compare(root, ["DuckDB"]))
+
+
+def small(bench: Bench) -> None:
+    """One batch into an empty lake, into a year, a late row, nothing to do: in turn, for they are compared."""
+    year = year_of_batches(bench)
+    empty_runs, year_runs = [], []
+    for number in range(bench.rounds):
+        empty = bench.lake("empty")
+        deliver(empty, DAY)
+        empty_runs.append(gold_all(empty))
+        deliver(year, DAY + dt.timedelta(minutes=5 * (number + 1)))
+        year_runs.append(gold_all(year))
+    bench.add("one batch into an empty lake", 33, {"lakejobs": empty_runs})
+    ratio = statistics.median(r[0] for r in year_runs) / statistics.median(r[0] for r in empty_runs)
+    count = len(glob.glob(f"{year}/datalake/bronze/**/*.csv", recursive=True))
+    bench.add("one batch into a lake of a year", 33, {"lakejobs": year_runs}, f"{ratio:.2f} × empty; {count:,} files")
+    runs, notes = [], set()
+    for number in range(bench.rounds):
+        late = DAY - dt.timedelta(days=100 + number)
+        path = write(year, "sales", DAY + dt.timedelta(minutes=60 + number), 1)
+        path.write_text(path.read_text().replace(f"{DAY:%Y-%m-%d}", f"{late:%Y-%m-%d}"))
+        before = files(year, "silver/**/*.parquet")
+        runs.append(gold_all(year))
+        written = changed(before, files(year, "silver/**/*.parquet"))
+        notes.add(f"{written} silver partition written")
+    bench.add("one late row into that lake", 1, {"lakejobs": runs}, "; ".join(notes))
+    bench.add("nothing to do on that lake", 0, {"lakejobs": [gold_all(year) for _ in range(bench.rounds)]})
+
+
+def year_of_batches(bench: Bench, years: int = 1) -> Path:
+    """A lake of 365 days of 24 files of each domain, built by the lake itself."""
+    root = bench.lake(f"year{years}")
+    for hour in range(years * YEAR * FILES_A_DAY):
+        deliver(root, DAY - dt.timedelta(hours=hour, minutes=10))
+    gold_all(root)
+    return root
+
+
+def ten_years(bench: Bench) -> None:
+    root = year_of_batches(bench, 10)
+    gold_all(root)
+    runs = [gold_all(root) for _ in range(bench.rounds)]
+    count = len(glob.glob(f"{root}/datalake/silver/**/*.parquet", recursive=True))
+    bench.add("nothing to do on ten years", 0, {"lakejobs": runs}, f"{count:,} partitions")
+
+
+def memory(bench: Bench) -> None:
+    """A CSV of four times what the engine may use: 1 GB under 250 MB."""
+    root = bench.lake("memory")
+    write(root, "sales", DAY, 7_000_000)
+    wall, peak = gold_all(root, "--lake-memory-limit", "250MB")
+    size = sum(path.stat().st_size for path in (root / "local_output/sales").iterdir())
+    bench.add(
+        "input 4 × the memory limit", 7_000_000, {"lakejobs": [(wall, peak)]}, f"{size / 1e9:.2f} GB under 250 MB"
+    )
+
+
+def docs(bench: Bench) -> None:
+    """One batch at 10 stored results, and at 1,000."""
+    root = bench.lake("docs")
+    deliver(root, DAY)
+    keep = ("--lake-keep-validations", "2000")
+    gold_all(root, *keep)
+    measured = {}
+    for stored in (10, 1000):
+        for domain in DOMAINS:
+            directory = root / f"datalake/quality/validations/{domain}"
+            pages = root / f"datalake/quality/data_docs/validations/{domain}"
+            first = min(directory.iterdir())
+            while (count := len(list(directory.iterdir()))) < stored:
+                name = f"20260101_000000_{count:06d}"
+                shutil.copy(first, directory / f"{name}.json")
+                shutil.copy(pages / f"{first.stem}.html", pages / f"{name}.html")
+        measured[stored] = []
+        for number in range(bench.rounds):
+            deliver(root, DAY + dt.timedelta(minutes=5 * (number + 1), days=stored))
+            measured[stored].append(gold_all(root, *keep))
+    ratio = statistics.median(r[0] for r in measured[1000]) / statistics.median(r[0] for r in measured[10])
+    bench.add("one batch at 1,000 stored results", 33, {"lakejobs": measured[1000]}, f"{ratio:.2f} × at 10")
+
+
+CASES: dict[str, Callable[[Bench], None]] = {
+    "generate": generate,
+    "bulk-1m": bulk_1m,
+    "bulk-5m": bulk_5m,
+    "backfill": backfill,
+    "365-days": days_365,
+    "small": small,
+    "ten-years": ten_years,
+    "memory": memory,
+    "docs": docs,
+}
+
+
+def machine() -> str:
+    model = platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    versions = f"Python {sys.version.split()[0]}, DuckDB {duckdb.__version__}"
+    return f"{os.cpu_count()} cores, {model}, {memory:.0f} GB; {versions}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="those to run; all by default")
+    parser.add_argument("--list", action="store_true", help="name the cases")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--online-retail", help="Online Retail in the columns of the sales domain, for `backfill`")
+    parser.add_argument("--directory", help="where to work, on the disk to measure; a temporary one by default")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(CASES))
+        return
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="bench-") as directory:
+        bench = Bench(Path(directory), arguments.rounds, arguments.online_retail)
+        print(f"{dt.datetime.now(dt.UTC).date()}, {machine()}, medians of {bench.rounds}\n")
+        print("| case | rows | lakejobs | | bare DuckDB | | ratio | plain pandas | | ratio | |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        for name in arguments.cases or CASES:
+            CASES[name](bench)
+            for leftover in Path(directory).iterdir():
+                shutil.rmtree(leftover)
+
+
+if __name__ == "__main__":
+    main()
