@@ -22,6 +22,7 @@ import contextlib
 import datetime as dt
 import errno
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -38,8 +39,7 @@ from lakejobs.console import LakeError, log
 
 TEMPORARY = "_tmp-"
 BEING_WRITTEN = (".tmp", ".part")
-STAMP = re.compile(r"_([0-9]{8}_[0-9]{6})(?![0-9])")
-STAMP_PARTS = ((0, 4), (4, 2), (6, 2), (9, 2), (11, 2), (13, 2))
+STAMP = re.compile(r"_([0-9]{8})_(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9](?![0-9])")
 NO_CHECKSUM = "0" * 64
 FOOTER_START = b'{"checksum": "'
 _serial = itertools.count()
@@ -116,12 +116,16 @@ def _partition(date: dt.date) -> str:
 
 def landing_date(file: File) -> dt.date:
     """The stamp in the file's name, or else the file's modification date (UTC)."""
-    for stamp in STAMP.findall(file.name):
-        year, month, day, *time = (int(stamp[at : at + width]) for at, width in STAMP_PARTS)
-        # A year's deliveries are asked on every run, and strptime would take half of it.
+    for day in STAMP.findall(file.name):
         with contextlib.suppress(ValueError):
-            return dt.datetime(year, month, day, *time, tzinfo=dt.UTC).date()
+            return _day(day)
     return dt.datetime.fromtimestamp(file.mtime_ns / 1e9, dt.UTC).date()
+
+
+# Every delivery is asked on every run, and there are few days.
+@functools.cache
+def _day(digits: str) -> dt.date:
+    return dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
 
 
 def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
