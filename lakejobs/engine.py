@@ -123,6 +123,17 @@ class DuckDB:
         return self._connection.execute(query).fetchall()
 
     def pieces(self, query: str, size: int) -> Iterator[pa.Table]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        # One piece ahead: the engine makes the next one while somebody works on the last.
+        found = self._pieces(query, size)
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(next, found, None)
+            while (piece := coming.result()) is not None:
+                coming = pool.submit(next, found, None)
+                yield piece
+
+    def _pieces(self, query: str, size: int) -> Iterator[pa.Table]:
         import pyarrow as pa
 
         # The reader's batches are smaller than it was asked for: a row group each.
@@ -131,8 +142,9 @@ class DuckDB:
             if waiting and sum(len(one) for one in waiting) + len(batch) > size:
                 yield pa.Table.from_batches(waiting)
                 waiting = []
-            waiting.append(batch)
-        if any(len(batch) for batch in waiting):
+            if len(batch):
+                waiting.append(batch)
+        if waiting:
             yield pa.Table.from_batches(waiting)
 
     def arrow(self, query: str) -> pa.Table:

@@ -19,6 +19,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
@@ -83,8 +84,7 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
     utf8, quoted, tabs, zero = True, False, False, False
     lf = cr = crlf = blank = 0
     start = last = b""
-    while chunk := source.read(CHUNK):
-        digest.update(chunk)
+    for chunk in _hashed(source, digest):
         start = start or chunk
         zero = zero or b"\0" in chunk
         if utf8 and not (chunk.isascii() and decoder.getstate()[0] == b""):
@@ -132,6 +132,20 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
     )
     lines = lf - blank + (0 if last[-1:] in (b"\n", b"") else 1)
     return Inspection(digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason)
+
+
+def _hashed(source: BinaryIO, digest: Any) -> Iterator[bytes]:
+    """A file in pieces. Hashing needs no interpreter, so it goes on while a piece is looked at."""
+    with ThreadPoolExecutor(1) as pool:
+        hashed: Future[None] | None = None
+        while chunk := source.read(CHUNK):
+            if hashed:
+                hashed.result()
+            if len(chunk) == CHUNK:
+                hashed = pool.submit(digest.update, chunk)
+            else:  # not worth a thread
+                digest.update(chunk)
+            yield chunk
 
 
 def read_header(source: BinaryIO, encoding: str) -> tuple[str, ...]:
