@@ -8,7 +8,19 @@ console.install()
 from lakejobs.bronze import Bronze  # noqa: E402 - after Luigi has its settings
 from lakejobs.gold import Gold  # noqa: E402
 from lakejobs.pipeline import BronzeAll, Generate, GenerateAll, GoldAll, SilverAll  # noqa: E402
+from lakejobs.report import Report  # noqa: E402
 from lakejobs.silver import Silver  # noqa: E402
 from lakejobs.staging import Staging  # noqa: E402
 
-__all__ = ["Bronze", "BronzeAll", "Generate", "GenerateAll", "Gold", "GoldAll", "Silver", "SilverAll", "Staging"]
+__all__ = [
+    "Bronze",
+    "BronzeAll",
+    "Generate",
+    "GenerateAll",
+    "Gold",
+    "GoldAll",
+    "Report",
+    "Silver",
+    "SilverAll",
+    "Staging",
+]

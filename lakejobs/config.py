@@ -29,7 +29,8 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         default=200, description="Validation results and Data Docs pages kept of each domain."
     )
     docs_url = luigi.Parameter(
-        default="", description="Where the Data Docs are served; links lead to the files themselves where empty."
+        default="http://127.0.0.1:8083",
+        description="Where scripts/docs serves the lake's pages; links lead to the files themselves where empty.",
     )
     memory_limit = luigi.Parameter(default="60%", description="What the engine may use, e.g. 4GB or 60%.")
     chunk_rows = luigi.IntParameter(default=500_000, description="Rows validated in one piece.")

@@ -54,9 +54,9 @@ def keep(
     name = storage.snapshot_name(domain, f"{stamps[-1]}.parquet" if stamps else None, now).removesuffix(".parquet")
     storage.write_json(f"{lake.validations(domain)}/{name}.json", result.to_json_dict())
     page = f"{lake.data_docs}/validations/{domain}/{name}.html"
-    _write(page, render_page(result, batch))
+    storage.write_text(page, render_page(result, batch))
     prune(lake, domain)
-    _write(f"{lake.data_docs}/index.html", render_index(lake))
+    storage.write_text(f"{lake.data_docs}/index.html", render_index(lake, domain))
     return page
 
 
@@ -85,20 +85,48 @@ def render_page(result: Any, batch: Mapping[str, Any]) -> str:
     document = ValidationResultsPageRenderer().render(result)
     # Its overview repeats what our head of the page says, and links to a page that there is not.
     document.sections = document.sections[1:]
-    page: str = _view().render(document, template="validation.j2", batch=batch, style=_style())
+    page: str = _view().render(document, template="validation.j2", batch=batch, style=style())
     return page
 
 
-def render_index(lake: Lake) -> str:
-    """The site's first page: every kept validation, the newest first."""
-    batches = []
-    for domain in DOMAINS:
-        for name in reversed(_stamps(lake, domain)):
-            content = storage.read_json(f"{lake.validations(domain)}/{name}.json")
-            if content:
-                batches.append({**content["meta"]["lakejobs"], "page": f"validations/{domain}/{name}.html"})
+def render_index(lake: Lake, changed: str | None = None) -> str:
+    """The site's first page: every kept validation, the newest first. `changed`: the domain whose lock is held."""
+    batches = [batch for domain in DOMAINS for batch in kept(lake, domain, remember=domain == changed)]
     batches.sort(key=lambda batch: str(batch["validated_at"]), reverse=True)
-    return environment().get_template("docs_index.html").render(batches=batches, style=_style())
+    return environment().get_template("docs_index.html").render(batches=batches, style=style())
+
+
+def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, Any]]:
+    """What the index shows of each validation kept of a domain, the oldest first.
+
+    Remembered in a file, so that a batch costs the same however many are kept; only new results are opened.
+    """
+    cache = f"{lake.validations(domain)}/_index.json"
+    known = (storage.read_json(cache) or {}).get("batches", {})
+    batches = {}
+    for name in _stamps(lake, domain):
+        if name in known:
+            batches[name] = known[name]
+        elif content := storage.read_json(f"{lake.validations(domain)}/{name}.json"):
+            batch = content["meta"]["lakejobs"]
+            batches[name] = {
+                **{key: batch[key] for key in ("domain", "span", "validated_at", "totals")},
+                "failed": [
+                    {"code": rule["code"], "unexpected": rule["unexpected"]}
+                    for rule in batch["rules"]
+                    if not rule["success"]
+                ],
+                "page": f"validations/{domain}/{name}.html",
+            }
+    if remember:
+        storage.write_json(cache, {"batches": batches}, durable=False)
+    return list(batches.values())
+
+
+def newest_page(lake: Lake, domain: str) -> str | None:
+    """The page of a domain's last validation, as the site's first page links to it."""
+    stamps = _stamps(lake, domain)
+    return f"validations/{domain}/{stamps[-1]}.html" if stamps else None
 
 
 def prune(lake: Lake, domain: str) -> None:
@@ -109,17 +137,21 @@ def prune(lake: Lake, domain: str) -> None:
 
 
 def page_url(path: str) -> str:
-    """Where a page is looked at: below `[lake] docs_url` where the site is served, or else on the disk."""
+    """Where a page is looked at: below `[lake] docs_url`, where the lake's pages are served, or else on the disk."""
     base = settings().docs_url
     if base:
-        return f"{base.rstrip('/')}/{path.partition('/data_docs/')[2]}"
+        return f"{base.rstrip('/')}/{path.removeprefix(f'{storage.current().root}/quality/')}"
     return "file://" + os.path.abspath(path)
 
 
 def _stamps(lake: Lake, domain: str) -> list[str]:
     """Names of a domain's stored validations, the oldest first."""
     found = storage.files(lake.validations(domain))
-    return [file.name.removesuffix(".json") for file in found if file.name.endswith(".json")]
+    return [
+        file.name.removesuffix(".json")
+        for file in found
+        if file.name.endswith(".json") and not file.name.startswith("_")
+    ]
 
 
 def _escape(content: Any) -> None:
@@ -132,11 +164,6 @@ def _escape(content: Any) -> None:
             _escape(value)
 
 
-def _write(path: str, text: str) -> None:
-    with storage.publish(path, durable=False) as temporary, open(temporary, "w", encoding="utf-8") as handle:
-        handle.write(text)
-
-
 @cache
 def environment() -> jinja2.Environment:
     """Our own pages' templates; whatever they show is escaped."""
@@ -146,6 +173,7 @@ def environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("lakejobs"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters["number"] = lambda value: f"{value:,}"
+    templates.filters["amount"] = lambda value: f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
     templates.filters["percent"] = lambda value: f"{100 * value:.1f}%"
     return templates
 
@@ -160,6 +188,6 @@ def _view() -> Any:
 
 
 @cache
-def _style() -> str:
+def style() -> str:
     source, _, _ = environment().loader.get_source(environment(), "style.css")  # type: ignore[union-attr]
     return source

@@ -6,7 +6,9 @@
     datalake/silver/<domain>/year=YYYY/month=MM/day=DD/<domain>.parquet   by event date (UTC), one file a partition
     datalake/gold/<table>/<table>_YYYYMMDD_HHMMSS_ffffff.parquet          snapshots; the newest sorts last
     datalake/quality/validations/<domain>/*.json                          Great Expectations results
+    datalake/quality/validations/<domain>/_index.json                     what the index shows of them (a cache)
     datalake/quality/data_docs/                                           the Data Docs site
+    datalake/quality/report.html                                          the lake report
     datalake/_facts_<domain>.json                                         what was last seen of each file (a cache)
     datalake/_lock_<domain>                                               held while a run writes to the domain
 
@@ -95,6 +97,10 @@ class Lake:
     @property
     def data_docs(self) -> str:
         return f"{self.root}/quality/data_docs"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/quality/report.html"
 
     def facts(self, domain: str) -> str:
         return f"{self.root}/_facts_{domain}.json"
@@ -337,7 +343,22 @@ def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
         yield handle
 
 
-# ------------------------------------------------------------------------------------------------ JSON files
+# ------------------------------------------------------------------------------------------------ pages and JSON files
+
+
+def write_text(path: str, text: str) -> None:
+    """Publish a page. It can be made again, so it is not forced to the disk."""
+    with publish(path, durable=False) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+
+
+def read_text(path: str, most: int) -> str | None:
+    """The first characters of a page; None where there is none that can be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read(most)
+    except OSError:
+        return None
 
 
 def write_json(path: str, content: dict[str, Any], *, durable: bool = True) -> None:
