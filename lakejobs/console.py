@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -85,10 +87,48 @@ def plain_message(error: BaseException | None) -> str | None:
 
 
 def install() -> None:
-    """Put the filter on Luigi's logger, once."""
+    """Put the filters on Luigi's logger and ours, once."""
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
         luigi_log.addFilter(PlainMessages())
+        luigi_log.addFilter(progress.make_way)
+        log.addFilter(progress.make_way)
+
+
+class Progress:
+    """A bar on the terminal for the task that is running; nothing where nobody looks on."""
+
+    def __init__(self) -> None:
+        self._task = ""
+        self._bar: Any = None
+
+    def show(self, task: str, message: str, percent: int) -> None:
+        # Tasks of several workers run side by side, each in a process of its own, and would draw over each other.
+        if not sys.stderr.isatty() or multiprocessing.parent_process() is not None:
+            return
+        from tqdm import tqdm
+
+        if task != self._task:
+            self.end()
+            self._task = task
+            self._bar = tqdm(total=100, leave=False, bar_format="{desc} |{bar:30}| {percentage:.0f}% {elapsed}{postfix}")
+            self._bar.set_description_str(task, refresh=False)
+        self._bar.n = percent
+        self._bar.set_postfix_str(message)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._task, self._bar = "", None
+
+    def make_way(self, record: logging.LogRecord) -> bool:
+        """A filter that lets everything pass: a line of the log is not to be written behind the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        return True
+
+
+progress = Progress()
 
 
 def counted(number: int, thing: str) -> str:
@@ -111,11 +151,18 @@ def span(dates: Sequence[dt.date]) -> str:
 
 def tell(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
     """Say what a task is doing or has done: in the log, and in the visualiser while it runs under a worker."""
+    progress.end()
     log.info("%s: %s", task, message)
-    report(task, message, percent=percent, link=link)
+    announce(task, message, percent=percent, link=link)
 
 
-def report(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
+def report(task: luigi.Task, message: str, percent: int) -> None:
+    """Say how far a task has come: in the visualiser, and as a bar where a person looks on."""
+    progress.show(str(task), message, percent)
+    announce(task, message, percent=percent)
+
+
+def announce(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
     """Say it in the visualiser alone."""
     # Luigi puts these on a task only for the time a worker runs it.
     if set_message := getattr(task, "set_status_message", None):

@@ -20,7 +20,6 @@ import luigi
 
 from lakejobs import docs, lineage, quality
 from lakejobs import lake as storage
-from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, counted, few, tell
 from lakejobs.domains import DOMAINS
 from lakejobs.engine import DuckDB, Engine, text
@@ -157,7 +156,7 @@ def tables_of(state: DomainState) -> list[Table]:
 
 def identity(states: Mapping[str, DomainState | LakeError]) -> str:
     """A hash of all that the page says; the same for the same lake, wherever it is."""
-    parts: list[Any] = [_looks(), settings().docs_url, scheduler_url()]
+    parts: list[Any] = [_looks()]
     for domain, state in states.items():
         parts.append([domain, due(state)])
         if isinstance(state, DomainState):
@@ -175,9 +174,8 @@ def identity(states: Mapping[str, DomainState | LakeError]) -> str:
 def _looks() -> str:
     """Changes with the page's template, its style, and what it charts."""
     folder = importlib.resources.files("lakejobs").joinpath("templates")
-    return lineage.digest(
-        [folder.joinpath(name).read_text("utf-8") for name in ("report.html", "style.css")] + [repr(MEASURES)]
-    )
+    shown = [folder.joinpath(name).read_text("utf-8") for name in ("report.html", "style.css")]
+    return lineage.digest([*shown, repr(MEASURES)])
 
 
 def _lineage_of_page() -> str | None:
@@ -240,14 +238,32 @@ def domain_facts(lake: Lake, domain: str, state: DomainState | LakeError) -> dic
         "newest_date": newest,
         "written_at": dt.datetime.fromtimestamp(written.mtime_ns / 1e9, dt.UTC) if written else None,
         **totals,
-        "charts": timelines(
-            min(by_day), max(by_day), ("valid", "invalid", "duplicates"), lambda unit, since: _by_period(by_day, unit, since)
-        ) if by_day else [],
+        "charts": _domain_charts(by_day),
         "days": sorted(state.silver.items(), reverse=True)[:MOST_BARS],
         "rejected": _files(state, "rejected"),
         "notes": _files(state, "notes"),
         "passed_by": state.passed_by,
     }  # fmt: skip
+
+
+def _domain_charts(by_day: Mapping[dt.date, Mapping[str, float]]) -> list[dict[str, Any]]:
+    if not by_day:
+        return []
+
+    def sums(unit: str, since: dt.date) -> dict[dt.date, dict[str, float]]:
+        return _by_period(by_day, unit, since)
+
+    return timelines(min(by_day), max(by_day), ("valid", "invalid", "duplicates"), sums)
+
+
+def _by_period(
+    by_day: Mapping[dt.date, Mapping[str, float]], unit: str, since: dt.date
+) -> dict[dt.date, dict[str, float]]:
+    sums: dict[dt.date, Counter[str]] = defaultdict(Counter)
+    for date, values in by_day.items():
+        if date >= since:
+            sums[begin(date, unit)].update(values)
+    return {date: dict(values) for date, values in sums.items()}
 
 
 def _reason(domain: str) -> str | None:
@@ -345,11 +361,12 @@ def draw_measure(measure: Measure, engine: Engine) -> dict[str, Any] | None:
 
     def sums(unit: str, since: dt.date) -> dict[dt.date, dict[str, float]]:
         found: dict[dt.date, dict[str, float]] = defaultdict(dict)
-        for period, name, value in engine.rows(
-            f"select cast(date_trunc('{unit}', date) as date), {shown}, cast(sum(value) as double) from ({source}) as named "
-            f"where date >= date '{since}' group by cast(date_trunc('{unit}', date) as date), {shown}"
+        period = f"cast(date_trunc('{unit}', date) as date)"
+        for start, name, value in engine.rows(
+            f"select {period}, {shown}, cast(sum(value) as double) from ({source}) as named "
+            f"where date >= date '{since}' group by {period}, {shown}"
         ):
-            found[period][name] = value or 0.0
+            found[start][name] = value or 0.0
         return found
 
     return {
@@ -424,16 +441,6 @@ def periods(first: dt.date, last: dt.date, unit: str) -> list[dt.date]:
     return [dt.date(first.year + month // 12, month % 12 + 1, 1) for month in starts]
 
 
-def _by_period(
-    by_day: Mapping[dt.date, Mapping[str, float]], unit: str, since: dt.date
-) -> dict[dt.date, dict[str, float]]:
-    sums: dict[dt.date, Counter[str]] = defaultdict(Counter)
-    for date, values in by_day.items():
-        if date >= since:
-            sums[begin(date, unit)].update(values)
-    return {date: dict(values) for date, values in sums.items()}
-
-
 def timelines(
     first: dt.date,
     last: dt.date,
@@ -474,7 +481,7 @@ def timeline(
     def height(value: float) -> float:
         return round(100 * (high - value) / (high - low), 2)
 
-    bars = []
+    bars: list[dict[str, Any]] = []
     for start, column in zip(starts, columns, strict=True):
         up = down = 0.0
         parts = []
@@ -488,13 +495,15 @@ def timeline(
         said = [(name, value) for name, value in zip(names, column, strict=True) if value]
         bars.append({"at": round(len(bars) + 0.1, 1), "label": named(start, unit), "parts": parts, "said": said})
     every = max(1, math.ceil(len(starts) / 6))
+    ticks = [low + step * number for number in range(round((high - low) / step) + 1)]
+    labelled = range(0, len(starts), every)
     return {
         "caption": caption,
         "names": names,
         "bars": bars,
-        "ticks": [(height(low + step * number), compact(low + step * number)) for number in range(round((high - low) / step) + 1)],
-        "labels": [(round(100 * (place + 0.5) / len(starts), 2), named(starts[place], unit)) for place in range(0, len(starts), every)],
-    }  # fmt: skip
+        "ticks": [(height(value), compact(value)) for value in ticks],
+        "labels": [(round(100 * (place + 0.5) / len(starts), 2), named(starts[place], unit)) for place in labelled],
+    }
 
 
 def named(start: dt.date, unit: str) -> str:

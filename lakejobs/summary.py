@@ -56,9 +56,10 @@ def show(states: list[DomainState]) -> str:
             parts += [f"{name}: {counted(len(content), 'row')} in {path}", table(content.tail(HEAD), index=False)]
     for state in states:
         parts += troubles(state)
-    index = f"{states[0].lake.data_docs}/index.html"
-    if os.path.exists(index):
-        parts.append(f"Data Docs: file://{os.path.abspath(index)}")
+    lake = states[0].lake
+    for name, path in (("Report", lake.report), ("Data Docs", f"{lake.data_docs}/index.html")):
+        if os.path.exists(path):
+            parts.append(f"{name}: file://{os.path.abspath(path)}")
     return "\n\n".join(parts)
 
 
