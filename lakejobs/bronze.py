@@ -55,7 +55,7 @@ class Bronze(luigi.Task):
         with lineage.state(self.domain).locked() as state:
             due = [date for date in self.dates if date in state.stale]
             if due:
-                tell(self, land(state, due, lambda message, percent: report(self, message, percent=percent)))
+                tell(self, land(state, due, lambda message, percent: report(self, message, percent)), percent=100)
 
 
 class BronzeTarget(luigi.Target):

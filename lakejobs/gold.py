@@ -17,8 +17,8 @@ from typing import Any
 
 import luigi
 
+from lakejobs import docs, lineage
 from lakejobs import lake as storage
-from lakejobs import lineage
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, counted, tell
 from lakejobs.domains import DOMAINS
@@ -96,7 +96,7 @@ class Gold(luigi.Task):
         table = tables()[self.table]
         with lineage.state(domain_of(table)).locked() as state:
             if not is_fresh(state, table):
-                tell(self, build(state, table))
+                tell(self, build(state, table), percent=100, link=docs.page_url(state.lake.report))
 
 
 class GoldTarget(luigi.Target):

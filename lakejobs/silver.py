@@ -49,7 +49,7 @@ class Silver(luigi.Task):
         with lineage.state(self.domain).locked() as state:
             due = [date for date in self.dates if not state.is_fresh(date)]
             if due:
-                summary, page = build(state, due, lambda message, percent: report(self, message, percent=percent))
+                summary, page = build(state, due, lambda message, percent: report(self, message, percent))
                 tell(self, summary, percent=100, link=docs.page_url(page) if page else None)
 
 
@@ -107,8 +107,7 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
             deduplicate(domain, engine)
             report("waiting for Great Expectations", 30)
             importing.join()
-            report("validating", 40)
-            validation = validate(domain, suite, wanted, engine)
+            validation = validate(state, suite, wanted, engine, report)
             counts = judge(state, domain, validation, wanted, files, engine)
             page = docs.keep(state.lake, validation, counts, failing_rows(domain, validation, engine))
             publish(state, domain, wanted, counts, files, engine, report)
@@ -185,9 +184,12 @@ def deduplicate(domain: Domain, engine: DuckDB) -> None:
     engine.run(f"create temp view kept as {kept}")
 
 
-def validate(domain: Domain, suite: quality.Suite, dates: list[dt.date], engine: DuckDB) -> quality.Validation:
+def validate(
+    state: DomainState, suite: quality.Suite, dates: list[dt.date], engine: DuckDB, report: Report
+) -> quality.Validation:
     """Let Great Expectations judge the kept rows, malformed lines apart: those have nothing to judge."""
-    validation = quality.Validation(suite, domain)
+    validation = quality.Validation(suite, DOMAINS[state.domain])
+    records, done = sum(state.records(date) for date in dates), 0
 
     judged = "from kept where not is_malformed"
     if validation.columns:
@@ -197,7 +199,9 @@ def validate(domain: Domain, suite: quality.Suite, dates: list[dt.date], engine:
             for c in validation.columns
         )
         for piece in engine.pieces(f"select row_number_, {picked} {judged}", settings().chunk_rows):
+            report(f"validating row {done + 1:,} of {records:,}", 40 + 15 * done // max(1, records))
             validation.add_rows(piece.column(0), piece.select(validation.columns))
+            done += piece.num_rows
     if (whole := validation.whole_columns) is not None:
         for date in dates:
             table = engine.arrow(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import luigi
 
 from lakejobs import lake as storage
-from lakejobs.console import tell
+from lakejobs.console import counted, report, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.parameters import BatchParameter, DomainParameter
 
@@ -49,13 +50,18 @@ class Staging(luigi.Task):
     def run(self) -> None:
         domain = DOMAINS[self.domain]
         path = self.output().path
+        rows = self.rows or domain.rows
+
+        def drawn(count: int) -> None:
+            report(self, f"{count:,} of {rows:,} rows drawn", 100 * count // rows)
+
         with storage.publish(path) as temporary:
-            written = write_batch(domain, self.batch, self.rows or domain.rows, temporary)
-        tell(self, f"{written:,} rows in {path}")
+            written = write_batch(domain, self.batch, rows, temporary, drawn)
+        tell(self, f"{counted(written, 'row')} in {path}", percent=100)
 
 
-def write_batch(domain: Domain, batch: dt.datetime, rows: int, path: str) -> int:
-    """Write the CSV file of a batch; returns its rows, the repeated one counted."""
+def write_batch(domain: Domain, batch: dt.datetime, rows: int, path: str, drawn: Callable[[int], None]) -> int:
+    """Write the CSV file of a batch; returns its rows, the repeated one counted. `drawn` is told how many there are."""
     import numpy as np
 
     seed = [zlib.crc32(domain.name.encode()), int(batch.replace(tzinfo=dt.UTC).timestamp())]
@@ -68,6 +74,7 @@ def write_batch(domain: Domain, batch: dt.datetime, rows: int, path: str) -> int
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(domain.columns)
         for start in range(0, rows, PIECE):
+            drawn(start)
             count = min(PIECE, rows - start)
             columns = domain.fake(np.random.default_rng([*seed, start]), batch, start, count)
             if late is not None and start <= late < start + count:

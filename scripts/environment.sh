@@ -43,3 +43,18 @@ environment() {
     mkdir -p "$directory/.pins"
     for file in "${missing[@]}"; do cksum "$file" $project >"$directory/.pins/$(basename "$file")"; done
 }
+
+# A browser for the tests: the system's Chromium, or Debian's package of it, or else the one that Playwright fetches.
+browser() {
+    command -v chromium >/dev/null && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing Chromium for the browser tests ..." >&2
+        apt-get update -qq >/dev/null || true
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 &&
+            command -v chromium >/dev/null && return
+    fi
+    .venv/bin/playwright install chromium >&2 && return
+    echo "The browser tests need Chromium, and none could be had. Install the package chromium of your system," \
+        'or leave these tests out: .venv/bin/python -m pytest -m "not browser"' >&2
+    return 1
+}
