@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import multiprocessing
 import sys
@@ -166,9 +167,10 @@ def report(task: luigi.Task, message: str, percent: int) -> None:
 
 def announce(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
     """Say it in the visualiser alone."""
-    # Luigi puts these on a task only for the time a worker runs it.
+    # Luigi puts these on a task only for the time a worker runs it. Its visualiser takes a message for HTML, and
+    # names of delivered files may be anything.
     if set_message := getattr(task, "set_status_message", None):
-        set_message(message)
+        set_message(html.escape(message, quote=False))
     if percent is not None and (set_percentage := getattr(task, "set_progress_percentage", None)):
         set_percentage(percent)
     if link and (set_link := getattr(task, "set_tracking_url", None)):

@@ -1,0 +1,333 @@
+"""The lake report and the Data Docs, without a browser: what they say, when they are made, what they cost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, LakeUnderTest, sale
+
+from lakejobs import lake as storage
+from lakejobs import report
+
+VISIT = "{id},2026-11-01T10:00:00,C1,V1,{type},P1,/,mobile"
+MOVE = "{id},2026-11-01T10:00:00,P1,{name},W1,{type},{quantity},2.00,S1"
+
+
+def page(lake: LakeUnderTest) -> str:
+    return (lake.root / "datalake/quality/report.html").read_text()
+
+
+def card(lake: LakeUnderTest, domain: str) -> str:
+    """What the report says of a domain's state, as text."""
+    (found,) = [part for part in re.findall(r"<article.*?</article>", page(lake), re.S) if f"<h2>{domain}<" in part]
+    return " ".join(re.sub(r"<[^>]+>", " ", found).split())
+
+
+def section(lake: LakeUnderTest, title: str) -> str:
+    """The part of the report under a heading."""
+    return page(lake).partition(f"<h3>{title}")[2].partition("</section>")[0]
+
+
+def test_the_report_is_made_when_something_changed_and_only_then(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    first = page(lake)
+    assert lake.run()
+    assert lake.ran == []
+    assert page(lake) == first
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s2"))
+    assert lake.run()
+    assert [task.task_family for task in lake.ran].count("Report") == 1
+    assert page(lake) != first
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text("<html>another's</html>"),
+        lambda path: path.write_bytes(b"\xff"),
+    ],
+    ids=["removed", "replaced", "garbled"],
+)
+def test_a_report_that_was_lost_comes_back_and_nothing_else_is_made(lake, spoil):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    spoil(lake.root / "datalake/quality/report.html")
+    assert lake.run()
+    assert {task.task_family for task in lake.ran} == {"Report", "GoldAll"}
+    assert "Up to date" in card(lake, "sales")
+
+
+def test_a_lake_that_was_copied_needs_no_new_report(lake, tmp_path, monkeypatch):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    shutil.copytree(lake.root, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    first = (tmp_path / "copy/datalake/quality/report.html").read_text()
+    assert lake.run()
+    assert (tmp_path / "copy/datalake/quality/report.html").read_text() == first
+
+
+def test_an_empty_lake_has_a_report(lake):
+    assert lake.run()
+    assert "Nothing has been delivered yet" in card(lake, "sales")
+    assert "No rows yet" in page(lake)
+
+
+def test_a_single_domain_and_day_with_groups_that_are_not_given_and_amounts_below_zero(lake):
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("s1", category=""),
+        sale("s2", category="Home", quantity=3, total="15.00"),
+    )
+    lake.deliver(
+        "inventory", "inventory_20261101_120000.csv", MOVE.format(id="m1", name="Lamp", type="outbound", quantity=7)
+    )
+    assert lake.run()
+    assert "Nothing has been delivered yet" in card(lake, "customer_events")
+    by_category = section(lake, "Revenue by category")
+    assert by_category.index("Home") < by_category.index("(not given)"), "the largest comes first"
+    assert re.search(r"<td class=\"number\">15</td>", by_category)
+    assert ">-7<" in section(lake, "Net stock position")
+    assert "NaN" not in page(lake)
+
+
+def test_a_domain_whose_rows_are_all_invalid_has_its_place(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", quantity="five"))
+    assert lake.run()
+    assert "0.0% of 1 row" in card(lake, "sales")
+    assert "TYPE:quantity" in section(lake, "Rules that fail most")
+
+
+def test_the_figures_are_those_of_the_footers_and_manifests(lake):
+    lake.deliver(
+        "sales", "sales_20261101_120000.csv", sale("s1"), sale("s1"), sale("s2", quantity=""), sale("s3", total="1")
+    )
+    lake.deliver("sales", "sales_20261102_120000.csv", "nothing", header="to see here")
+    assert lake.run()
+    row = page(lake).partition("<td>sales</td>")[2].partition("</tr>")[0]
+    # files, rejected, records, malformed; partitions, rows, valid, invalid, duplicates, corrected, rescued
+    assert re.findall(r">(\d+)</td>", row) == ["2", "1", "4", "0", "1", "3", "2", "1", "1", "1", "0"]
+    assert "2026-11-02/sales_20261102_120000.csv" in section(lake, "Rejected files")
+    assert "NULL:quantity" in section(lake, "Rules that fail most")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failing_domain_is_named_and_the_others_are_shown_as_they_are_now(lake, workers):
+    for domain, line in (
+        ("sales", sale("s1")),
+        ("inventory", MOVE.format(id="m1", name="Lamp", type="inbound", quantity=1)),
+    ):
+        lake.deliver(domain, f"{domain}_20261101_120000.csv", line)
+    assert lake.run()
+    suite = lake.root / "expectations/inventory.json"
+    text = suite.read_text()
+    suite.write_text("{")
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s2"))
+    assert not lake.run(workers=workers)
+    if workers == 2:  # a second worker may have made the page before the first was done; the next run mends it
+        assert not lake.run()
+    assert "could not finish" in card(lake, "inventory")
+    assert "expectations/inventory.json is not JSON" in card(lake, "inventory")
+    assert "silver: 1 event date (2026-11-01)" in card(lake, "inventory")
+    assert "100.0% of 1 row" in card(lake, "inventory"), "what was published before stays"
+    assert "Up to date 100.0% of 2 rows" in card(lake, "sales").replace("✔ ", "")
+    suite.write_text(text)
+    assert lake.run(workers=workers)
+    assert "Up to date" in card(lake, "inventory")
+
+
+def test_a_domain_that_cannot_be_read_is_named(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    (lake.root / "datalake/silver/inventory").write_text("a file")
+    assert not lake.run()
+    assert "a file stands where a directory should be" in card(lake, "inventory")
+    assert "Up to date" in card(lake, "sales")
+
+
+def test_what_is_delivered_is_shown_as_text(lake):
+    markup = "<script>alert(1)</script>"
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", category=markup))
+    lake.deliver("sales", "sales_20261101_130000<b>.csv", "x", header=markup)
+    lake.deliver(
+        "inventory", "inventory_20261101_120000.csv", MOVE.format(id="m", name=markup, type="inbound", quantity=1)
+    )
+    assert lake.run()
+    assert "<script" not in page(lake)
+    assert "<b>" not in page(lake)
+    assert page(lake).count("&lt;script&gt;") >= 3
+
+
+def test_a_long_history_has_no_more_bars_than_fit(lake):
+    days = [f"{year}-{month:02d}-{day:02d}" for year in range(2017, 2027) for month in range(1, 11) for day in (1, 15)]
+    lake.deliver("sales", "sales_20261101_120000.csv", *(sale(f"s{day}", time=day) for day in days))
+    assert lake.run()
+    revenue = section(lake, "Revenue</h3>")
+    captions = re.findall(r"<figcaption[^>]*>(.*?)<", revenue)
+    assert captions == ["by day, 2026-08-17 to 2026-10-15", "by quarter, since 2017-01-01"]
+    widths = [int(width) for width in re.findall(r'viewBox="0 0 (\d+) 100"', page(lake))]
+    assert max(widths) == report.MOST_BARS
+    assert sum(int(label) for label in re.findall(r"net: (\d+)", revenue.partition("by quarter")[2])) == 10 * len(days)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "whole", "ends"),
+    [
+        (0, 0, True, (0, 1, 1)),
+        (0, 1, True, (0, 1, 1)),
+        (0, 3, True, (0, 3, 1)),
+        (0, 1234.5, False, (0, 1500, 500)),
+        (-30, 100, True, (-50, 100, 50)),
+        (-7, 0, True, (-8, 0, 2)),
+        (0, 0.03, False, (0, 0.03, 0.01)),
+    ],
+)
+def test_an_axis_has_round_ends_that_hold_everything(low, high, whole, ends):
+    assert report.scale(low, high, whole=whole) == pytest.approx(ends)
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0, "0"), (950, "950"), (1500, "1.5k"), (-20_000, "-20k"), (3.2e6, "3.2M"), (0.25, "0.25")]
+)
+def test_an_axis_is_labelled_shortly(number, shown):
+    assert report.compact(number) == shown
+
+
+# ------------------------------------------------------------------------------------------------ Data Docs
+
+
+def results(lake: LakeUnderTest) -> list[str]:
+    return sorted(path.stem for path in (lake.root / "datalake/quality/validations/sales").glob("sales_*.json"))
+
+
+def pages(lake: LakeUnderTest) -> list[str]:
+    return sorted(path.stem for path in (lake.root / "datalake/quality/data_docs/validations/sales").glob("*.html"))
+
+
+def test_the_oldest_validations_and_their_pages_go_by_the_setting(lake):
+    (lake.root / "luigi.cfg").write_text("")
+    for second in range(4):
+        lake.deliver("sales", f"sales_20261101_12000{second}.csv", sale(f"s{second}"))
+        with setting("keep_validations", "2"):
+            assert lake.run()
+    assert len(results(lake)) == 2
+    assert pages(lake) == results(lake)
+    index = (lake.root / "datalake/quality/data_docs/index.html").read_text()
+    assert sorted(set(re.findall(r"validations/sales/(\w+)\.html", index))) == results(lake)
+
+
+def test_the_index_can_do_without_what_it_remembers(lake):
+    for second in range(2):
+        lake.deliver("sales", f"sales_20261101_12000{second}.csv", sale(f"s{second}"))
+        assert lake.run()
+        (lake.root / "datalake/quality/validations/sales/_index.json").write_text("spoilt")
+    lake.deliver("sales", "sales_20261101_120009.csv", sale("s9"))
+    assert lake.run()
+    index = (lake.root / "datalake/quality/data_docs/index.html").read_text()
+    assert sorted(set(re.findall(r"validations/sales/(\w+)\.html", index))) == results(lake)
+    assert len(results(lake)) == 3
+
+
+def test_a_validation_opens_as_many_files_after_hundreds_as_after_a_few(lake):
+    def opened_by_a_run(second: int) -> int:
+        lake.deliver("sales", f"sales_20261101_12{second:04d}.csv", sale(f"s{second}"))
+        with opened("/quality/") as paths:
+            assert lake.run()
+        return len(paths)
+
+    opened_by_a_run(0)
+    after_a_few = opened_by_a_run(1)
+    (result, _), folder = results(lake), lake.root / "datalake/quality"
+    for number in range(150):
+        name = f"sales_20200101_000000_{number:06d}"
+        shutil.copy(folder / f"validations/sales/{result}.json", folder / f"validations/sales/{name}.json")
+        shutil.copy(
+            folder / f"data_docs/validations/sales/{result}.html", folder / f"data_docs/validations/sales/{name}.html"
+        )
+    assert opened_by_a_run(2) > 150, "the index opens what it has not seen"
+    assert opened_by_a_run(3) == after_a_few
+    assert len(results(lake)) == 154
+
+
+@contextlib.contextmanager
+def setting(name: str, value: str) -> Iterator[None]:
+    from luigi.configuration import get_config
+
+    get_config().set("lake", name, value)
+    try:
+        yield
+    finally:
+        get_config().remove_option("lake", name)
+
+
+_watching: list[tuple[str, list[str]]] = []
+
+
+@contextlib.contextmanager
+def opened(part: str) -> Iterator[list[str]]:
+    """Paths with `part` in them that Python opens meanwhile."""
+    if not _watching:
+        sys.addaudithook(lambda event, arguments: _note(event, arguments))  # there is no way to remove one
+    _watching[:] = [(part, [])]
+    yield _watching[0][1]
+    _watching[:] = [("\0", [])]
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and _watching and isinstance(arguments[0], str) and _watching[0][0] in arguments[0]:
+        _watching[0][1].append(arguments[0])
+
+
+# ------------------------------------------------------------------------------------------------ terminal
+
+
+def run_luigi(lake: LakeUnderTest, terminal: bool) -> str:
+    """What GoldAll writes to standard error, a terminal or not."""
+    shutil.copy(PROJECT / "luigi.cfg", lake.root)
+    command = [str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", "GoldAll", "--local-scheduler"]
+    if not terminal:
+        done = subprocess.run(command, cwd=lake.root, capture_output=True, timeout=120)
+        assert done.returncode == 0
+        return done.stderr.decode()
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 160))
+    written = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how a terminal says that its other end was closed
+            while chunk := os.read(ours, 4096):
+                written.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    with subprocess.Popen(command, cwd=lake.root, stdout=theirs, stderr=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        reader.start()
+        assert process.wait(timeout=120) == 0
+    reader.join()
+    os.close(ours)
+    return written.decode()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_shows_a_bar_on_a_terminal_and_plain_lines_elsewhere(lake, terminal):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    said = run_luigi(lake, terminal)
+    assert ("Silver(domain=sales, date=2026-11-01) |" in said) == terminal
+    assert ("writing partition 1 of 1" in said) == terminal
+    lines = [line.rpartition("\r")[2] for line in said.replace("\r\n", "\n").splitlines()]
+    assert "INFO: Silver(domain=sales, date=2026-11-01): 1 partition, 1 record, 0.0% invalid, 0 duplicates" in lines
+    assert storage.files(str(lake.root / "datalake/quality"))
