@@ -112,10 +112,8 @@ class Progress:
         if task != self._task:
             self.end()
             self._task = task
-            self._bar = tqdm(
-                total=100, leave=False, bar_format="{desc} |{bar:30}| {percentage:.0f}% {elapsed}{postfix}"
-            )
-            self._bar.set_description_str(task, refresh=False)
+            form = "{desc} |{bar:12}| {percentage:.0f}% {elapsed}{postfix}"
+            self._bar = tqdm(desc=task, total=100, leave=False, bar_format=form)
         self._bar.n = percent
         self._bar.set_postfix_str(message)
 

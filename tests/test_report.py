@@ -281,7 +281,7 @@ _watching: list[tuple[str, list[str]]] = []
 def opened(part: str) -> Iterator[list[str]]:
     """Paths with `part` in them that Python opens meanwhile."""
     if not _watching:
-        sys.addaudithook(lambda event, arguments: _note(event, arguments))  # there is no way to remove one
+        sys.addaudithook(_note)  # there is no way to remove one
     _watching[:] = [(part, [])]
     yield _watching[0][1]
     _watching[:] = [("\0", [])]

@@ -1,0 +1,340 @@
+"""What a person sees, in a real browser that reaches nothing but this machine: the pages and the visualiser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import HEADERS, PROJECT, LakeUnderTest, new_lake, sale
+
+pytestmark = pytest.mark.browser
+playwright = pytest.importorskip("playwright.sync_api")
+
+QUIET = [
+    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+MARKUP = ["<script>window.hacked = 1</script>", "<img src=x onerror=window.hacked=1>"]
+
+
+class Watched:
+    """A page that may load from this machine alone; what it asked for elsewhere and what went wrong is kept."""
+
+    def __init__(self, browser: playwright.Browser) -> None:
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.refused: list[str] = []
+        self.failed: list[str] = []
+        self.errors: list[str] = []
+        self.page.route("**/*", self._judge)
+        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        self.page.on("response", lambda answer: self.failed.append(answer.url) if answer.status >= 400 else None)
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _judge(self, route: playwright.Route) -> None:
+        where = urlsplit(route.request.url)
+        if where.scheme in ("file", "data") or where.hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            self.refused.append(route.request.url)
+            route.abort()
+
+    def style(self, selector: str, name: str) -> str:
+        """A computed style of the first element that matches."""
+        return self.page.locator(selector).first.evaluate(f"(found) => getComputedStyle(found)['{name}']")
+
+    def is_clean(self) -> bool:
+        assert (self.refused, self.failed, self.errors) == ([], [], [])
+        assert self.page.evaluate("window.hacked") is None
+        return True
+
+
+class Operated:
+    """A lake with a luigid and a server of its pages, all of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.lake = new_lake(root / "lake")
+        shutil.copy(PROJECT / "luigi.cfg", self.lake.root)
+        self.ports = {"LUIGID_PORT": str(free_port()), "DOCS_PORT": str(free_port())}
+        self.environment = {
+            **os.environ, **self.ports, "LUIGID_HOME": str(root / "luigid"), "DOCS_HOME": str(root / "docs"),
+            "LUIGID_METRICS": "prometheus",
+        }  # fmt: skip
+        self.visualiser = f"http://127.0.0.1:{self.ports['LUIGID_PORT']}"
+        self.served = f"http://127.0.0.1:{self.ports['DOCS_PORT']}"
+        self.on_disk = f"file://{self.lake.root}/datalake/quality"
+
+    def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(PROJECT / "scripts" / arguments[0]), *arguments[1:]],
+            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=120,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        for command in (["luigid", "start"], ["docs", "start", str(self.lake.root / "datalake")]):
+            done = self.script(*command)
+            assert done.returncode == 0, done.stdout
+
+    def stop(self) -> None:
+        self.script("luigid", "stop")
+        self.script("docs", "stop")
+
+    def run(self) -> int:
+        command = [
+            str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", "GoldAll",
+            "--scheduler-port", self.ports["LUIGID_PORT"], "--lake-docs-url", self.served,
+        ]  # fmt: skip
+        return subprocess.run(command, cwd=self.lake.root, capture_output=True, timeout=120).returncode
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def deliver_markup(lake: LakeUnderTest) -> None:
+    """Rows whose texts are HTML, valid ones and such as a rule finds."""
+    script, image = MARKUP
+    lake.deliver(
+        "sales", "sales_20261101_120000.csv",
+        sale("s1", category=script), sale("s2", category=image), sale(f"{script}{image}", quantity=""),
+    )  # fmt: skip
+    lake.deliver("sales", f"sales_20261101_130000{image}.csv", "1", header=script)
+    move = "m{0},2026-11-01T10:00:00,P{0},{1},W1,inbound,1,2.00,S1"
+    lake.deliver("inventory", "inventory_20261101_120000.csv", move.format(1, script), move.format(2, image))
+    visit = dict.fromkeys(HEADERS["customer_events"].split(","), image)
+    visit |= {"event_id": "e1", "timestamp": "2026-11-01T10:00:00", "event_type": script}
+    lake.deliver("customer_events", "events_20261101_120000.csv", ",".join(visit.values()))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    # Chromium's sandbox does not work for root.
+    arguments = [*QUIET, "--no-sandbox"] if os.geteuid() == 0 else QUIET
+    with playwright.sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def watched(browser: playwright.Browser) -> Iterator[Watched]:
+    made = Watched(browser)
+    yield made
+    made.page.close()
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    """After a run of GoldAll that succeeded."""
+    made = Operated(tmp_path_factory.mktemp("operated"))
+    try:
+        made.start()
+        deliver_markup(made.lake)
+        assert made.run() == 0
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    """After a run in which one domain failed."""
+    made = Operated(tmp_path_factory.mktemp("failed"))
+    try:
+        made.start()
+        deliver_markup(made.lake)
+        (made.lake.root / "expectations/inventory.json").write_text("{")
+        assert made.run() == 30
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(params=["from disk", "served"])
+def site(request: pytest.FixtureRequest, operated: Operated) -> str:
+    """Where the pages are looked at."""
+    return operated.on_disk if request.param == "from disk" else operated.served
+
+
+def test_the_report_is_styled_and_loads_nothing(watched, site):
+    watched.page.goto(f"{site}/report.html")
+    assert watched.style("body", "maxWidth") == "1200px"
+    assert watched.style(".card.good", "borderLeftColor") == "rgb(27, 127, 75)"
+    assert watched.style("svg rect", "fill") == "rgb(47, 111, 187)"
+    assert watched.page.locator("svg rect").first.bounding_box()["height"] > 20
+    assert watched.page.locator("script").count() == 0
+    assert watched.is_clean()
+
+
+def test_the_report_is_dark_where_the_reader_is(watched, site):
+    watched.page.emulate_media(color_scheme="dark")
+    watched.page.goto(f"{site}/report.html")
+    assert watched.style("body", "backgroundColor") == "rgb(31, 41, 51)"
+    assert watched.style("body", "color") == "rgb(228, 231, 235)"
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_report_fits_the_screen(watched, site, width):
+    watched.page.set_viewport_size({"width": width, "height": 800})
+    watched.page.goto(f"{site}/report.html")
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_data_docs_are_styled_and_load_nothing(watched, site):
+    watched.page.goto(f"{site}/data_docs/index.html")
+    assert watched.style("body", "maxWidth") == "1200px"
+    assert watched.style("table", "borderCollapse") == "collapse"
+    watched.page.get_by_role("link", name="sales").click()
+    assert watched.style(".figures li", "borderRadius") == "6px"
+    assert watched.style("td.bad", "color") == "rgb(192, 54, 44)"
+    assert watched.style(".ge-section", "borderTopStyle") == "solid"
+    assert watched.is_clean()
+
+
+def test_links_lead_from_the_report_to_data_docs_to_a_validation_and_back(watched, site, operated):
+    page = watched.page
+    page.goto(f"{site}/report.html")
+    assert page.get_by_role("link", name="visualiser").get_attribute("href").startswith("http://127.0.0.1:")
+    page.get_by_role("link", name="last validation").first.click()
+    page.wait_for_url("**/validations/**")
+    page.get_by_role("link", name="Data Docs").click()
+    page.wait_for_url("**/data_docs/index.html")
+    page.get_by_role("link", name="Lake report").click()
+    page.wait_for_url("**/report.html")
+    page.get_by_role("link", name="Data Docs").click()
+    page.get_by_role("link", name="inventory").click()
+    page.get_by_role("link", name="Lake report").click()
+    page.wait_for_url("**/report.html")
+    assert watched.is_clean()
+
+
+def test_markup_in_the_data_is_shown_as_text(watched, site):
+    script, image = MARKUP
+    watched.page.goto(f"{site}/report.html")
+    for text, heading in (
+        (script, "Revenue by category"),
+        (image, "Revenue by category"),
+        (script, "Net stock position"),
+        (f"130000{image}", "Rejected files"),
+        (script, "Rejected files"),
+    ):
+        panel = watched.page.locator(".panel").filter(has=watched.page.get_by_role("heading", name=heading, exact=True))
+        assert text in panel.inner_text(), heading
+    watched.page.goto(f"{site}/data_docs/index.html")
+    watched.page.get_by_role("link", name="sales").click()
+    assert f"{script}{image}" in watched.page.inner_text("body")
+    watched.page.goto(f"{site}/data_docs/index.html")
+    watched.page.get_by_role("link", name="customer_events").click()
+    assert watched.page.inner_text("body").count(script) >= 2, "among our examples, and among Great Expectations'"
+    assert watched.is_clean()
+
+
+def open_tasks(watched: Watched, operated: Operated, family: str) -> playwright.Locator:
+    """The visualiser's rows of a family of tasks."""
+    page = watched.page
+    page.goto(f"{operated.visualiser}/static/visualiser/index.html#family={family}")
+    rows = page.locator("#taskTable tbody tr").filter(has=page.locator("td", has_text=re.compile(f"^{family}$")))
+    rows.first.wait_for()
+    return rows
+
+
+def test_the_visualiser_shows_a_run_with_its_messages_and_links(watched, operated):
+    page = watched.page
+    (silver,) = open_tasks(watched, operated, "Silver").filter(has_text="sales").all()
+    assert "DONE" in silver.inner_text()
+    assert "date=2026-11-01" in silver.inner_text()
+    silver.locator(".statusMessage").click()
+    message = page.locator("#statusMessageModal pre")
+    playwright.expect(message).to_have_text("1 partition, 3 records, 33.3% invalid, 0 duplicates")
+    assert page.evaluate("window.hacked") is None
+    page.reload()
+    (silver,) = open_tasks(watched, operated, "Silver").filter(has_text="sales").all()
+    with page.context.expect_page() as opened:
+        silver.locator("a[target=_blank]").click()
+    assert opened.value.title() == "sales 2026-11-01: Data Docs"
+    opened.value.close()
+    for gold in open_tasks(watched, operated, "Gold").all():
+        assert "DONE" in gold.inner_text()
+        assert gold.locator(f"a[href='{operated.served}/report.html']").count() == 1
+    # Luigi's own page asks for a font from elsewhere, and does without.
+    assert {urlsplit(url).hostname for url in watched.refused} <= {"fonts.googleapis.com"}
+
+
+def test_the_graph_of_a_run_fits_a_screen(watched, operated):
+    link = open_tasks(watched, operated, "GoldAll").locator("a[href*='tab=graph']").first.get_attribute("href")
+    watched.page.goto(f"{operated.visualiser}/static/visualiser/index.html{link.replace('&hideDone=1', '')}")
+    nodes = watched.page.locator("svg a text")
+    nodes.first.wait_for()
+    families = nodes.all_text_contents()
+    assert set(families) == {"GoldAll", "Gold", "Report", "DomainSilver", "Silver", "Bronze"}
+    assert len(families) <= 25
+
+
+def test_a_failed_task_is_red_in_the_visualiser_and_says_why(watched, failed):
+    page = watched.page
+    (silver,) = open_tasks(watched, failed, "Silver").filter(has_text="inventory").all()
+    assert "FAILED" in silver.inner_text()
+    red = silver.locator(".status-icon").evaluate("(icon) => getComputedStyle(icon).backgroundColor")
+    assert red == "rgb(221, 75, 57)"
+    silver.locator(".showError").click()
+    page.get_by_text("expectations/inventory.json is not JSON").first.wait_for()
+    assert "DONE" in open_tasks(watched, failed, "Report").first.inner_text()
+    page.goto(f"{failed.served}/report.html")
+    assert "expectations/inventory.json is not JSON" in page.locator(".card.bad").inner_text()
+    assert page.locator(".card.bad").count() == 1
+
+
+def test_luigid_gives_metrics_when_asked_to(operated):
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{operated.visualiser}/metrics") as answer:
+        assert 'luigi_task_done_total{family="Gold"} 7.0' in answer.read().decode()
+
+
+def test_the_servers_say_whether_they_run_and_stop_when_told(tmp_path):
+    made = Operated(tmp_path)
+    try:
+        for name in ("luigid", "docs"):
+            assert made.script(name, "status").returncode == 1
+        made.start()
+        for name in ("luigid", "docs"):
+            assert made.script(name, "status").returncode == 0
+            assert made.script(name, "start").returncode == 0, "one that runs is left alone"
+    finally:
+        made.stop()
+    for name in ("luigid", "docs"):
+        assert made.script(name, "status").returncode == 1
+
+
+@pytest.mark.parametrize("name", ["luigid", "docs"])
+def test_a_port_that_is_taken_is_said_at_once(tmp_path, name):
+    made = Operated(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(made.ports[f"{name.upper()}_PORT"])))
+        other.listen()
+        done = made.script(name, "start")
+    assert done.returncode == 1
+    assert f"{name.upper()}_PORT chooses another" in done.stdout
+
+
+def test_a_run_goes_on_without_luigid(tmp_path):
+    made = Operated(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(made.ports["LUIGID_PORT"])))
+        other.listen()
+        done = made.script(
+            "run", "--lake-root", str(made.lake.root / "datalake"), "--lake-staging", str(made.lake.root / "staged")
+        )
+    assert done.returncode == 0, done.stdout
+    assert "Going on without the visualiser" in done.stdout
+    assert (made.lake.root / "datalake/quality/report.html").exists()
