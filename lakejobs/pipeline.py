@@ -75,7 +75,7 @@ class GoldAll(luigi.WrapperTask):
     def complete(self) -> bool:
         # A domain that cannot be looked at fails by itself, and says why; the others are made all the same.
         with contextlib.suppress(LakeError):
-            return super().complete()
+            return bool(super().complete())
         return False
 
     def run(self) -> None:

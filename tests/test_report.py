@@ -13,12 +13,13 @@ import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import PROJECT, LakeUnderTest, sale
 
+from lakejobs import console, report
 from lakejobs import lake as storage
-from lakejobs import report
 
 VISIT = "{id},2026-11-01T10:00:00,C1,V1,{type},P1,/,mobile"
 MOVE = "{id},2026-11-01T10:00:00,P1,{name},W1,{type},{quantity},2.00,S1"
@@ -292,7 +293,13 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
         _watching[0][1].append(arguments[0])
 
 
-# ------------------------------------------------------------------------------------------------ terminal
+# ------------------------------------------------------------------------------------------------ messages
+
+
+def test_a_message_is_text_to_the_visualiser_which_takes_it_for_html():
+    said: list[str] = []
+    console.announce(SimpleNamespace(set_status_message=said.append), "landed <img src=x>.csv")
+    assert said == ["landed &lt;img src=x&gt;.csv"]
 
 
 def run_luigi(lake: LakeUnderTest, terminal: bool) -> str:
