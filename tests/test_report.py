@@ -151,6 +151,27 @@ def test_a_failing_domain_is_named_and_the_others_are_shown_as_they_are_now(lake
     assert "Up to date" in card(lake, "inventory")
 
 
+def test_of_two_failing_domains_one_is_mended(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    lake.deliver("inventory", "inventory_20261101_120000.csv", MOVE.format(id="m", name="", type="inbound", quantity=1))
+    suite = lake.root / "expectations/sales.json"
+    text = suite.read_text()
+    for name in ("sales", "inventory"):
+        (lake.root / f"expectations/{name}.json").write_text("{")
+    assert not lake.run()
+    assert "could not finish" in card(lake, "sales")
+    suite.write_text(text)
+    assert not lake.run()
+    assert "Up to date" in card(lake, "sales")
+    assert "could not finish" in card(lake, "inventory")
+
+
+def test_a_worker_with_nothing_else_to_do_does_not_leave_a_report_of_half_a_run(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run(workers=6)
+    assert "Up to date" in card(lake, "sales")
+
+
 def test_a_domain_that_cannot_be_read_is_named(lake):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
