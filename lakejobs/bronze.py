@@ -39,7 +39,7 @@ class Bronze(luigi.Task):
     date = DatesParameter(description="Landing date, YYYY-MM-DD.")
     max_batch_size = 10_000
     # Silver goes on with what its bronze has read: before another domain is begun.
-    priority = 1
+    priority = 2
 
     @property
     def dates(self) -> list[dt.date]:

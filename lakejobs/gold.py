@@ -84,6 +84,7 @@ class Gold(luigi.Task):
     """The newest snapshot of one gold table."""
 
     table = TableParameter()
+    priority = 1
 
     def requires(self) -> list[luigi.Task]:
         source = tables()[self.table].source

@@ -66,9 +66,6 @@ class SilverAll(luigi.WrapperTask):
 class GoldAll(luigi.WrapperTask):
     """Every gold table, everything that is due below it, and the report."""
 
-    # Luigi hands a priority on to what a task requires; the report's is to stay the lowest.
-    priority = -1
-
     def requires(self) -> list[luigi.Task]:
         return [*(Gold(table) for table in tables()), Report()]
 

@@ -89,8 +89,9 @@ MEASURES = (
 class Report(luigi.Task):
     """The page about the lake as it is now; on a bad day too, when other tasks failed."""
 
-    # Nothing it requires can keep it from running; it is only the last that is picked.
-    priority = -1
+    # It requires nothing that could fail and keep it from running. All else has a higher priority, so it comes last.
+    # (Below 0 would not do: luigid takes 0 for the priority of a task that is done, and never lowers one again.)
+    priority = 0
 
     def output(self) -> ReportTarget:
         return ReportTarget()

@@ -32,7 +32,7 @@ class Silver(luigi.Task):
     domain = DomainParameter()
     date = DatesParameter(description="Event date (UTC), YYYY-MM-DD.")
     max_batch_size = 10_000
-    priority = 1
+    priority = 2
 
     @property
     def dates(self) -> list[dt.date]:
@@ -57,6 +57,7 @@ class DomainSilver(luigi.WrapperTask):
     """Every silver partition of a domain that is due, and everything that is waiting below them."""
 
     domain = DomainParameter()
+    priority = 1
 
     def complete(self) -> bool:
         state = lineage.state(self.domain)

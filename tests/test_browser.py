@@ -150,12 +150,14 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
-    """After a run in which one domain failed."""
+    """After a run that succeeded, and another one in which one domain failed."""
     made = Operated(tmp_path_factory.mktemp("failed"))
     try:
         made.start()
         deliver_markup(made.lake)
+        assert made.run() == 0
         (made.lake.root / "expectations/inventory.json").write_text("{")
+        made.lake.deliver("sales", "sales_20261101_140000.csv", sale("s4"))
         assert made.run() == 30
         yield made
     finally:
@@ -294,6 +296,7 @@ def test_a_failed_task_is_red_in_the_visualiser_and_says_why(watched, failed):
     page.goto(f"{failed.served}/report.html")
     assert "expectations/inventory.json is not JSON" in page.locator(".card.bad").inner_text()
     assert page.locator(".card.bad").count() == 1
+    assert "of 4 rows" in page.locator(".card.good").filter(has_text="sales").inner_text(), "it was made last"
 
 
 def test_luigid_gives_metrics_when_asked_to(operated):
