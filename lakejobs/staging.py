@@ -60,7 +60,9 @@ class Staging(luigi.Task):
         tell(self, f"{counted(written, 'row')} in {path}", percent=100)
 
 
-def write_batch(domain: Domain, batch: dt.datetime, rows: int, path: str, drawn: Callable[[int], None]) -> int:
+def write_batch(
+    domain: Domain, batch: dt.datetime, rows: int, path: str, drawn: Callable[[int], None] = lambda rows: None
+) -> int:
     """Write the CSV file of a batch; returns its rows, the repeated one counted. `drawn` is told how many there are."""
     import numpy as np
 

@@ -85,6 +85,7 @@ def test_an_empty_lake_has_a_report(lake):
     assert lake.run()
     assert "Nothing has been delivered yet" in card(lake, "sales")
     assert "No rows yet" in page(lake)
+    assert "data_docs" not in page(lake), "no link to what there is not"
 
 
 def test_a_single_domain_and_day_with_groups_that_are_not_given_and_amounts_below_zero(lake):
