@@ -39,7 +39,7 @@ class Bronze(luigi.Task):
     date = DatesParameter(description="Landing date, YYYY-MM-DD.")
     max_batch_size = 10_000
     # Silver goes on with what its bronze has read: before another domain is begun.
-    priority = 2
+    priority = 3
 
     @property
     def dates(self) -> list[dt.date]:
@@ -137,9 +137,7 @@ def _copy(state: DomainState, domain: Domain, date: dt.date, file: File) -> bool
             if storage.file(target):
                 return False
     with storage.reading(source) as handle, storage.publish(target) as temporary:
-        with open(temporary, "wb") as copy:
-            while chunk := handle.read(records.CHUNK):
-                copy.write(chunk)
+        storage.copy(handle, temporary)
         _must_be(handle, file)
     return True
 

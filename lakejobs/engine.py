@@ -139,16 +139,16 @@ class DuckDB:
         # The reader's batches are smaller than it was asked for: a row group each.
         waiting: list[pa.RecordBatch] = []
         for batch in self._connection.sql(query).to_arrow_reader(size):
-            if waiting and sum(len(one) for one in waiting) + len(batch) > size:
+            waiting.append(batch)
+            if sum(len(one) for one in waiting) >= size:
                 yield pa.Table.from_batches(waiting)
                 waiting = []
-            if len(batch):
-                waiting.append(batch)
-        if waiting:
+        if any(len(batch) for batch in waiting):
             yield pa.Table.from_batches(waiting)
 
     def arrow(self, query: str) -> pa.Table:
-        return self._connection.sql(query).to_arrow_table()
+        found: pa.Table = self._connection.sql(query).to_arrow_table()
+        return found
 
     def register(self, name: str, data: pa.Table) -> None:
         self._connection.register(name, data)
@@ -282,7 +282,7 @@ def _delivered(rows: list[Delivered], columns: Sequence[str]) -> pa.Table:
 
     nothing = [None] * len(columns)
     values = [content[1] if content else nothing for _, content, _ in rows]
-    data = {
+    data: dict[str, pa.Array[Any]] = {
         "file_number": pa.array([file.number for file, _, _ in rows], pa.int32()),
         "landing_date": pa.array([file.landing_date for file, _, _ in rows], pa.date32()),
         "latest_date": pa.array([file.latest_date for file, _, _ in rows], pa.date32()),

@@ -32,6 +32,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
@@ -40,6 +41,7 @@ from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, log
 
 TEMPORARY = "_tmp-"
+COPIED_AT_ONCE = 1 << 30
 BEING_WRITTEN = (".tmp", ".part")
 STAMP = re.compile(r"_([0-9]{8})_(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9](?![0-9])")
 NO_CHECKSUM = "0" * 64
@@ -254,6 +256,22 @@ def reading(path: str) -> Iterator[BinaryIO]:
     """Open a file to read its bytes."""
     with explained(f"cannot read {path}"), open(path, "rb") as handle:
         yield handle
+
+
+def copy(source: BinaryIO, path: str) -> None:
+    """Copy an open file from its beginning, by the kernel where it can."""
+    with open(path, "wb") as target:
+        if sys.platform == "linux":
+            try:
+                while os.sendfile(target.fileno(), source.fileno(), None, COPIED_AT_ONCE):
+                    pass
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not on this file system
+                    raise
+        source.seek(0)
+        target.seek(0)
+        shutil.copyfileobj(source, target)
 
 
 @contextlib.contextmanager

@@ -225,15 +225,15 @@ class Validation:
             named |= set(self._domain.columns)
         return [column for column in self._domain.rule_columns if column in named]
 
-    def add_rows(self, numbers: pa.Array, columns: pa.Table) -> None:
+    def add_rows(self, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
         """Judge rows, whatever their partition. `numbers` are their row numbers."""
         self._evaluate(self._row_local, numbers, columns, None)
 
-    def add_partition(self, date: dt.date, numbers: pa.Array, columns: pa.Table) -> None:
+    def add_partition(self, date: dt.date, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
         """Judge one partition as a whole."""
         self._evaluate(self._whole, numbers, columns, date)
 
-    def _evaluate(self, rules: list[Rule], numbers: pa.Array, columns: pa.Table, date: dt.date | None) -> None:
+    def _evaluate(self, rules: list[Rule], numbers: pa.ChunkedArray[Any], columns: pa.Table, date: dt.date | None) -> None:
         import numpy as np
         from great_expectations.execution_engine import PandasExecutionEngine
         from great_expectations.validator.validator import Validator

@@ -32,7 +32,7 @@ class Silver(luigi.Task):
     domain = DomainParameter()
     date = DatesParameter(description="Event date (UTC), YYYY-MM-DD.")
     max_batch_size = 10_000
-    priority = 2
+    priority = 3
 
     @property
     def dates(self) -> list[dt.date]:
@@ -57,7 +57,8 @@ class DomainSilver(luigi.WrapperTask):
     """Every silver partition of a domain that is due, and everything that is waiting below them."""
 
     domain = DomainParameter()
-    priority = 1
+    # Before any gold table: the import that it starts takes longer than they do.
+    priority = 2
 
     def complete(self) -> bool:
         state = lineage.state(self.domain)

@@ -40,8 +40,7 @@ def layers(state: DomainState) -> dict[str, Any]:
 def show(states: list[DomainState]) -> str:
     import pandas as pd
 
-    options = {"display.width": 160, "display.max_columns": 20, "display.max_colwidth": 32}
-    with pd.option_context(*(part for option in options.items() for part in option)):
+    with pd.option_context({"display.width": 160, "display.max_columns": 20, "display.max_colwidth": 32}):
         rows = pd.DataFrame([layers(state) for state in states]).set_index("domain")
         parts = ["Rows through the layers", table(rows)]
         by_name = {state.domain: state for state in states}
