@@ -233,7 +233,9 @@ class Validation:
         """Judge one partition as a whole."""
         self._evaluate(self._whole, numbers, columns, date)
 
-    def _evaluate(self, rules: list[Rule], numbers: pa.ChunkedArray[Any], columns: pa.Table, date: dt.date | None) -> None:
+    def _evaluate(
+        self, rules: list[Rule], numbers: pa.ChunkedArray[Any], columns: pa.Table, date: dt.date | None
+    ) -> None:
         import numpy as np
         from great_expectations.execution_engine import PandasExecutionEngine
         from great_expectations.validator.validator import Validator

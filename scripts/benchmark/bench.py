@@ -25,7 +25,6 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
 DAY = dt.datetime(2026, 3, 1, 12)  # noqa: DTZ001 - batches are UTC
 YEAR = 365
-FILES_A_DAY = 24
 REFERENCES = {"DuckDB": "bare_duckdb.py", "pandas": "plain_pandas.py"}
 
 
@@ -170,7 +169,7 @@ def days_365(bench: Bench) -> None:
 
 def small(bench: Bench) -> None:
     """One batch into an empty lake, into a year, a late row, nothing to do: in turn, for they are compared."""
-    year = year_of_batches(bench)
+    year = aged_lake(bench, YEAR, 24)
     empty_runs, year_runs = [], []
     for number in range(bench.rounds):
         empty = bench.lake("empty")
@@ -195,21 +194,21 @@ def small(bench: Bench) -> None:
     bench.add("nothing to do on that lake", 0, {"lakejobs": [gold_all(year) for _ in range(bench.rounds)]})
 
 
-def year_of_batches(bench: Bench, years: int = 1) -> Path:
-    """A lake of 365 days of 24 files of each domain, built by the lake itself."""
-    root = bench.lake(f"year{years}")
-    for hour in range(years * YEAR * FILES_A_DAY):
-        deliver(root, DAY - dt.timedelta(hours=hour, minutes=10))
+def aged_lake(bench: Bench, days: int, files_a_day: int) -> Path:
+    """A lake of so many days and files of each domain, built by the lake itself."""
+    root = bench.lake("aged")
+    for number in range(days * files_a_day):
+        deliver(root, DAY - dt.timedelta(minutes=10 + number * 24 * 60 / files_a_day))
     gold_all(root)
     return root
 
 
 def ten_years(bench: Bench) -> None:
-    root = year_of_batches(bench, 10)
+    root = aged_lake(bench, 10 * YEAR, 1)
     gold_all(root)
     runs = [gold_all(root) for _ in range(bench.rounds)]
     count = len(glob.glob(f"{root}/datalake/silver/**/*.parquet", recursive=True))
-    bench.add("nothing to do on ten years", 0, {"lakejobs": runs}, f"{count:,} partitions")
+    bench.add("nothing to do on ten years", 0, {"lakejobs": runs}, f"{count:,} partitions, a file each")
 
 
 def memory(bench: Bench) -> None:
