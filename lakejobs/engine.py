@@ -7,6 +7,7 @@ process is the one engine there is; another one implements `Engine` and runs the
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import itertools
 import json
@@ -80,6 +81,9 @@ class Engine(Protocol):
 
     def write_parquet(self, query: str, path: str, footer: str) -> int:
         """Write a query's rows to one Parquet file with `footer` as its entry `lakejobs`; returns their number."""
+
+    def another(self) -> Engine:
+        """For another thread: the same tables, but for temporary and registered ones."""
 
     def close(self) -> None:
         """Give back memory and temporary files."""
@@ -164,6 +168,11 @@ class DuckDB:
             f"copy ({query}) to {text(path)} (format parquet, kv_metadata {{lakejobs: {text(footer)}}})"
         ).fetchone()
         return int(written[0]) if written else 0
+
+    def another(self) -> DuckDB:
+        sibling = copy.copy(self)
+        sibling._connection = self._connection.cursor()
+        return sibling
 
     # -------------------------------------------------------------------------------------------- CSV
 

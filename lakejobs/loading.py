@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import Sequence
+from typing import Any
 
 from lakejobs import lake as storage
 from lakejobs import transform
@@ -43,8 +44,8 @@ class Loaded:
     def __enter__(self) -> Loaded:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._resources.close()
+    def __exit__(self, *exc: Any) -> None:
+        self._resources.__exit__(*exc)
 
     def keep(self) -> None:
         """Leave it to the next who asks for its files."""
