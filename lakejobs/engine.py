@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from lakejobs import lake as storage
 from lakejobs import records
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError
@@ -114,8 +115,10 @@ class DuckDB:
     def __enter__(self) -> DuckDB:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.close()
+        if error and (reason := _of_the_disk(str(error))):
+            raise LakeError(reason) from error
 
     def close(self) -> None:
         self._connection.close()
@@ -247,6 +250,16 @@ class DuckDB:
         self._connection.unregister("delivered")
 
 
+def _of_the_disk(message: str) -> str | None:
+    """What a person should know of an error of DuckDB's that comes from the operating system; None of all others."""
+    found = re.search(r"(?:IO Error: |\"IO\".*\"exception_message\":\")(.*?)(?:\",\"|$)", message, re.MULTILINE)
+    if not found:
+        return None
+    said = found[1].replace(r"\"", '"')
+    file = re.search(r'"([^"]+)".*: (.+)', said)
+    return f"cannot read or write {file[1]}: {file[2]}" if file else f"cannot read or write: {said}"
+
+
 def _list(values: Iterable[str]) -> str:
     return ", ".join(text(value) for value in values)
 
@@ -254,7 +267,7 @@ def _list(values: Iterable[str]) -> str:
 def _raw_lines(rejects: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
     """The text of lines that DuckDB refused, by the byte they begin at (counted from 1)."""
     for path, lines in itertools.groupby(rejects, key=operator.itemgetter(0)):
-        with open(path, "rb") as handle:
+        with storage.reading(path) as handle:
             for _, position in lines:
                 handle.seek(position - 1)
                 line = handle.readline()
@@ -267,7 +280,7 @@ def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[pa.Table]
     """The records of a file that only `records.read` understands."""
     by_name, others = match(file.inspection.header, columns)
     indexes = [by_name.get(name) for name in columns]
-    with open(file.path, "rb") as handle:
+    with storage.reading(file.path) as handle:
         found = records.read(handle, file.inspection)
         while taken := list(itertools.islice(found, CAREFUL_BATCH)):
             rows: list[Delivered] = []

@@ -138,7 +138,7 @@ def newest_snapshot(state: DomainState, table: Table) -> tuple[str | None, dict[
 def inputs(state: DomainState, table: Table) -> dict[str, str]:
     """What a table is made from now: the identity of each silver partition by date, or of its source table."""
     if table.source in DOMAINS:
-        return {date.isoformat(): footer["identity"] for date, footer in state.silver.items()}
+        return {date.isoformat(): footer["identity"] for date, footer in sorted(state.silver.items())}
     _, footer = newest_snapshot(state, tables()[table.source])
     return {table.source: footer["identity"]} if footer else {}
 

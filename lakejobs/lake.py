@@ -178,13 +178,11 @@ def odd_entries(directory: str) -> list[str]:
 
 def file(path: str) -> File | None:
     """One file, or None where there is none."""
-    try:
+    with explained(f"cannot read {path}"), _if_there():
         found = os.stat(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if not stat.S_ISREG(found.st_mode):
-        return None
-    return File(os.path.basename(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+        if stat.S_ISREG(found.st_mode):
+            return File(os.path.basename(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+    return None
 
 
 def status(handle: BinaryIO) -> File:
@@ -328,6 +326,11 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
+def _if_there() -> contextlib.AbstractContextManager[None]:
+    """Pass over what has to do with a file that is not there."""
+    return contextlib.suppress(FileNotFoundError, NotADirectoryError)
+
+
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn an operating system's error into a message that says what could not be done and why."""
@@ -339,6 +342,7 @@ def explained(what: str) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up; make room and run again",
             errno.EACCES: "permission denied; check who owns it",
             errno.EROFS: "the file system is read-only",
+            errno.EIO: "the disk fails to read or write (input/output error)",
             errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
             errno.ENOTDIR: "a file stands where a directory should be",
         }.get(error.errno or 0, error.strerror or str(error))
@@ -351,7 +355,7 @@ def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
     path = f"{lake.root}/_lock_{domain}"
     with explained(f"cannot lock {path}"):
         make_directory(lake.root)
-        handle = open(path, "a+b")  # noqa: SIM115 - closed below, and that is what releases the lock
+        handle = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed below, and that is what releases the lock
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -365,8 +369,8 @@ def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
 
 
 def write_text(path: str, text: str) -> None:
-    """Publish a page. It can be made again, so it is not forced to the disk."""
-    with publish(path, durable=False) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+    """Publish a page."""
+    with publish(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
         handle.write(text)
 
 
@@ -388,11 +392,9 @@ def write_json(path: str, content: dict[str, Any], *, durable: bool = True) -> N
 
 def read_json(path: str) -> dict[str, Any] | None:
     """What write_json wrote, or None where it is missing or no longer what was written."""
-    try:
-        with open(path, "rb") as handle:
-            text = handle.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    text = b""
+    with explained(f"cannot read {path}"), _if_there(), open(path, "rb") as handle:
+        text = handle.read()
     start = len(b'{"checksum":"') + 64 + 2
     if hashlib.sha256(text[start:]).hexdigest().encode() != text[13:77]:
         return None
@@ -425,19 +427,21 @@ def read_footer(path: str) -> dict[str, Any] | None:
 
     Reads the whole file once to compare the checksum.
     """
-    try:
-        with open(path, "rb") as handle:
-            start = _footer_position(handle)
-            if start is None:
-                return None
-            handle.seek(start)
-            text = handle.read().decode("utf-8", "replace")
-            content, _ = json.JSONDecoder().raw_decode(text)
-            if content["checksum"] != _checksum(handle, start + len(FOOTER_START)):
-                return None
+    with (
+        explained(f"cannot read {path}"),
+        _if_there(),
+        contextlib.suppress(ValueError, KeyError, TypeError),
+        open(path, "rb") as handle,
+    ):
+        start = _footer_position(handle)
+        if start is None:
+            return None
+        handle.seek(start)
+        text = handle.read().decode("utf-8", "replace")
+        content, _ = json.JSONDecoder().raw_decode(text)
+        if content["checksum"] == _checksum(handle, start + len(FOOTER_START)):
             return dict(content)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return None
+    return None
 
 
 def _footer_position(handle: BinaryIO) -> int | None:

@@ -143,6 +143,8 @@ def test_a_late_row_changes_its_own_day_and_nothing_else(lake):
     assert list(rows["order_count"]) == [1, 2, 1]
     again = duckdb.sql(f"select date, generated_at from '{lake.snapshots('daily_sales_summary')[-1]}'").fetchall()
     assert [a == b for a, b in zip(generated, again, strict=True)] == [True, False, True]
+    assert lake.run()
+    assert lake.ran == []
 
 
 def test_a_changed_suite_validates_again(lake):

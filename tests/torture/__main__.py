@@ -1,0 +1,67 @@
+"""Torture lakes and print what came of it as a Markdown table.
+
+usage: scripts/torture [family …] [--seed N] [--short] [--list]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import importlib
+import os
+import platform
+import sys
+import time
+
+MODULES = ["kills", "faults", "power"]
+
+
+def main() -> int:
+    from torture import calls
+    from torture.lakes import say
+
+    families, needing = {}, set()
+    for name in MODULES:
+        module = importlib.import_module(f"torture.{name}")
+        families.update(module.FAMILIES)
+        needing |= getattr(module, "NEEDS_CALLS", set())
+    parser = argparse.ArgumentParser(prog="scripts/torture", description="Torture lakes and print what came of it.")
+    parser.add_argument("family", nargs="*", help=f"what to do; everything where none is named: {', '.join(families)}")
+    parser.add_argument("--seed", type=int, default=1, help="what is drawn depends on it alone (1)")
+    parser.add_argument("--short", action="store_true", help="a sample of each, in minutes")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.family) - set(families):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(families)}")
+    missing = calls.supported()
+    rows, lines = [], []
+    for family in arguments.family or families:
+        if family in needing and missing:
+            say(f"{family} is left out: {missing}")
+            lines.append(f"| {family} | left out: {missing} | | | |")
+            continue
+        started = time.monotonic()
+        for row in families[family](arguments.short, arguments.seed):
+            rows.append(row)
+            lines.append(f"| {family} | {row.injected} | {row.count:,} | {row.seed} | {len(row.violations)} |")
+            say(f"{family}: {row.injected}: {row.count:,} times, {len(row.violations)} violations")
+            for violation in row.violations[:20]:
+                say(f"    {violation}")
+        say(f"{family}: {time.monotonic() - started:.0f} s")
+    sys.stdout.write(
+        "\n".join(
+            [
+                f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
+                f"Python {platform.python_version()}:",
+                "",
+                "| family | what was injected | times | seed | violations |",
+                "|---|---|--:|--:|--:|",
+                *lines,
+                "",
+            ]
+        )
+    )
+    return 1 if any(row.violations for row in rows) or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Runs that are killed: before, amid and after each call that changes the disk, and at any moment."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+from torture import calls
+from torture.lakes import TIMEOUT, Place, Row, Workshop, ask, differences, is_old_or_new, movement, sale, see_run_see
+from torture.lakes import seeded, spread, wait
+from torture.scenarios import DAY, SCENARIOS, Prepared
+
+
+def at_every_call(short: bool, seed: int) -> Iterator[Row]:
+    """Kill a run before and amid each call in turn, then look, run again and compare with a run never killed."""
+    for scenario in SCENARIOS:
+        with Workshop() as workshop:
+            prepared = Prepared(scenario, workshop)
+            points = kill_points(prepared)
+            row = Row(f"SIGKILL before, amid or after a call of a run, {scenario.name}", seed)
+            if short:
+                points = seeded(seed, scenario.name).sample(points, 5)
+            row.add(spread(lambda point: kill_at(prepared, point), points), len(points))  # noqa: B023
+            yield row
+
+
+def kill_points(prepared: Prepared) -> list[tuple[int, str]]:
+    """Every place of a run to be killed at: the number of a call, and before it or amid it. Killed after a call is
+    killed before the next one; after the last one there is nothing left to be killed."""
+    place, points = prepared.place(), []
+
+    def count(call: calls.Call) -> None:
+        if call.changes:
+            points.append((len(points), calls.KILL, call.name))
+
+    assert calls.supervise(place.command(), count, [f"{place.root}/datalake"], TIMEOUT) == 0, place.said()
+    place.remove()
+    halves = [(number, calls.HALF) for number, _, name in points if name in ("write", "pwrite64")]
+    return [(number, how) for number, how, _ in points] + halves
+
+
+def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
+    number, how = point
+    place, seen = prepared.place(), -1
+
+    def decide(call: calls.Call) -> str | None:
+        nonlocal seen
+        seen += call.changes
+        if not call.changes or seen != number:
+            return None
+        return how if how == calls.KILL or call.name in ("write", "pwrite64") else calls.KILL
+
+    code = calls.supervise(place.command(), decide, [f"{place.root}/datalake"], TIMEOUT)
+    # A run is not quite the same twice; one that made fewer calls has ended by itself.
+    if code not in (0, -signal.SIGKILL):
+        return [f"the run ended with {code}: {place.said()[-1000:]}"]
+    found = ask(see_run_see, str(place.root))
+    violations = [
+        *found["before"]["troubles"],
+        *is_old_or_new(found["before"]["content"], prepared.old, prepared.new),
+        *found["after"]["troubles"],
+        *differences(found["after"]["content"], prepared.new),
+        *([] if found["code"] == 0 else [f"the rerun ended with {found['code']}: {place.said()[-1000:]}"]),
+        *(["a traceback was shown"] if "Traceback" in place.said() else []),
+    ]
+    place.remove()
+    return violations
+
+
+# ------------------------------------------------------------------------------------------------ at any moment
+
+
+def at_any_moment(short: bool, seed: int) -> Iterator[Row]:
+    """Kill runs at random moments: first ones, runs that recover from a kill, and one or both of two at once."""
+    rounds = 3 if short else 60
+    row = Row("SIGKILL at a random moment, during recovery and of one or both of two runs", seed)
+    kills = 6 if short else 10
+    with Workshop() as workshop:
+        row.add(spread(lambda number: random_kills(workshop, seed, number, kills), range(rounds)), rounds * kills)
+    yield row
+
+
+def random_kills(workshop: Workshop, seed: int, number: int, kills: int) -> list[str]:
+    """One lake: files arrive, runs are killed, runs that recover are killed, and at last one is let through."""
+    chance = seeded(seed, "kills", number)
+    place, delivered, violations = workshop.new().create(), 0, []
+    killed = 0
+    while killed < kills:
+        if chance.random() < 0.5:
+            deliver_some(place, delivered, chance.randrange(5))
+            delivered += 1
+        pids = [place.start() for _ in range(chance.choice([1, 1, 2]))]
+        for pid in pids[: chance.choice([1, 2])]:
+            # The moment is what is drawn here, so it is waited for.
+            time.sleep(chance.uniform(0, 0.9 * len(pids)) * chance.choice([0.3, 1]))
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+        for pid in pids:
+            if wait(pid) not in (0, -signal.SIGKILL):
+                violations.append(f"a run that was let through failed: {place.said()[-1000:]}")
+        violations += place.look()["troubles"]
+    if delivered == 0:
+        deliver_some(place, 0, 0)
+    found = ask(see_run_see, str(place.root))
+    fresh = workshop.new().create()
+    for path in sorted(place.root.glob("local_output/*/*.csv")):
+        fresh.deliver(path.parent.name, path.name, path.read_bytes())
+    assert fresh.run() == 0, fresh.said()
+    violations += found["after"]["troubles"] + differences(found["after"]["content"], fresh.look()["content"])
+    if found["code"]:
+        violations.append(f"the last run ended with {found['code']}: {place.said()[-1000:]}")
+    if "Traceback" in place.said():
+        violations.append("a traceback was shown")
+    for lake in (place, fresh):
+        lake.remove()
+    return violations
+
+
+def deliver_some(place: Place, number: int, day: int) -> None:
+    moment = DAY + dt.timedelta(days=day, minutes=number)
+    early = [sale(n, moment - dt.timedelta(days=2)) for n in range(10 * number, 10 * number + 3)]
+    lines = [sale(n, moment) for n in range(10 * number, 10 * number + 10)]
+    place.deliver("sales", f"sales_{moment:%Y%m%d_%H%M%S}.csv", lines + early)
+    if number % 2:
+        place.deliver("inventory", f"inventory_{moment:%Y%m%d_%H%M%S}.csv", [movement(number, moment)])
+
+
+FAMILIES = {"kill-points": at_every_call, "kills": at_any_moment}
+NEEDS_CALLS = {"kill-points"}

@@ -1,0 +1,347 @@
+"""Lakes to be tortured: how they are filled, run in forked processes, and looked at.
+
+Everything is imported here, once. A run is a fork of this process (a few milliseconds instead of seconds), so this
+process itself never queries, validates or reads Parquet: a fork of a process with threads at work could hang.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parent.parent.parent
+# Threads of a library that this process imports but does not use.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Read when Luigi is imported.
+os.environ["LUIGI_CONFIG_PATH"] = str(PROJECT / "luigi.cfg")
+
+import duckdb
+import luigi.cmdline
+import numpy as np
+import pandas  # noqa: F401 - so that forks need not
+import pyarrow.parquet as pq
+
+import lakejobs  # noqa: F401
+from lakejobs import docs, quality, staging
+from lakejobs.domains import DOMAINS, catalogue
+
+quality.import_great_expectations()
+docs._view()
+docs._style()
+catalogue.products()
+
+HEADERS = {name: ",".join(domain.columns) for name, domain in DOMAINS.items()}
+NOT_COMPARED = ("processed_at", "generated_at")
+TIMEOUT = 120
+"""Seconds that no run of a small lake takes: one that does hangs."""
+
+
+@dataclass
+class Row:
+    """One line of the table: what was injected, how often, and what went wrong."""
+
+    injected: str
+    seed: int
+    count: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def add(self, violations: Iterable[str], count: int = 1) -> None:
+        self.count += count
+        self.violations += violations
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+
+# ------------------------------------------------------------------------------------------------ processes
+
+
+def fork(function: Callable[[], object], output: str | Path = os.devnull) -> int:
+    """Run a function in a forked child, its output to a file; returns the process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        redirect(output)
+        code = int(function() or 0)  # type: ignore[call-overload]
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - told, and the exit code says it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def redirect(output: str | Path) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def wait(pid: int, timeout: float = TIMEOUT) -> int:
+    """The exit code of a child, negative where a signal ended it. Raises TimeoutError where it hangs."""
+    import select
+
+    descriptor = os.pidfd_open(pid)
+    ready, _, _ = select.select([descriptor], [], [], timeout)
+    os.close(descriptor)
+    if not ready:
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not ready:
+        raise TimeoutError(f"a process hung for {timeout} s")
+    return code
+
+
+def ask(function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT) -> Any:
+    """What a function returns (JSON) in a forked child."""
+    with tempfile.NamedTemporaryFile() as answer, tempfile.NamedTemporaryFile() as output:
+
+        def child() -> None:
+            result = function(*arguments)
+            Path(answer.name).write_text(json.dumps(result))
+
+        code = wait(fork(child, output.name), timeout)
+        if code:
+            raise RuntimeError(f"{function.__name__} ended with {code}: {Path(output.name).read_text()[-2000:]}")
+        return json.loads(Path(answer.name).read_text())
+
+
+def spread(function: Callable[[Any], Iterable[str]], items: Sequence[Any], jobs: int = 2) -> list[str]:
+    """Call a function with every item, in a few processes at once; returns the violations of all."""
+
+    def share(first: int) -> list[str]:
+        found: list[str] = []
+        for item in items[first::jobs]:
+            try:
+                found += [f"{item}: {violation}" for violation in function(item)]
+            except Exception as error:  # noqa: BLE001 - what does not get through is a violation too
+                found.append(f"{item}: {type(error).__name__}: {error}")
+        return found
+
+    answers = [tempfile.NamedTemporaryFile() for _ in range(jobs)]  # noqa: SIM115 - closed below
+
+    def child(number: int) -> None:
+        Path(answers[number].name).write_text(json.dumps(share(number)))
+
+    with tempfile.NamedTemporaryFile() as output:
+        pids = [fork(lambda number=number: child(number), output.name) for number in range(jobs)]
+        codes = [wait(pid, 36_000) for pid in pids]
+        found = []
+        for answer, code in zip(answers, codes, strict=True):
+            text = Path(answer.name).read_text()
+            found += json.loads(text) if text else [f"ended with {code}: {Path(output.name).read_text()[-1000:]}"]
+            answer.close()
+        return found
+
+
+# ------------------------------------------------------------------------------------------------ lakes
+
+
+class Place:
+    """A directory with a lake, its staging and its suites in it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.log = self.root / "log.txt"
+
+    def create(self) -> Place:
+        self.root.mkdir(parents=True)
+        shutil.copytree(PROJECT / "expectations", self.root / "expectations")
+        return self
+
+    def copy(self, to: str | Path) -> Place:
+        shutil.copytree(self.root, to, symlinks=True)
+        return Place(to)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def deliver(self, domain: str, name: str, content: bytes | Sequence[str]) -> None:
+        """Stage a file, given by its bytes or by the lines below the domain's header."""
+        if not isinstance(content, bytes):
+            content = "".join(f"{line}\n" for line in (HEADERS[domain], *content)).encode()
+        path = self.root / "local_output" / domain / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name[:200]}.part")
+        part.write_bytes(content)
+        part.rename(path)
+
+    def generate(self, moment: dt.datetime, rows: int | None = None, domains: Iterable[str] = DOMAINS) -> None:
+        """Stage a generated batch of every domain."""
+        for name in domains:
+            domain = DOMAINS[name]
+            directory = self.root / "local_output" / name
+            directory.mkdir(parents=True, exist_ok=True)
+            path = directory / f"{domain.prefix}_{moment:%Y%m%d_%H%M%S}.csv"
+            staging.write_batch(domain, moment, rows or domain.rows, f"{path}.part")
+            os.rename(f"{path}.part", path)
+
+    def command(self, *arguments: str) -> Callable[[], None]:
+        """`luigi --module lakejobs GoldAll --local-scheduler`, for a forked child; it ends with Luigi's exit code."""
+
+        def run() -> None:
+            os.chdir(self.root)
+            redirect(self.log)
+            sys.argv = ["luigi"]
+            luigi.cmdline.luigi_run(["--module", "lakejobs", *(arguments or ("GoldAll",)), "--local-scheduler"])
+
+        return run
+
+    def start(self, *arguments: str) -> int:
+        return fork(self.command(*arguments))
+
+    def run(self, *arguments: str, timeout: float = TIMEOUT) -> int:
+        """Run and wait; returns the exit code."""
+        return wait(self.start(*arguments), timeout)
+
+    def said(self) -> str:
+        """What the runs have said so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def look(self) -> dict[str, Any]:
+        """What a reader sees: see `see`."""
+        return ask(see, str(self.root))
+
+    def silver_files(self) -> list[Path]:
+        return sorted(self.root.glob("datalake/silver/**/*.parquet"))
+
+    def gold_files(self) -> list[Path]:
+        return sorted(self.root.glob("datalake/gold/**/*.parquet"))
+
+    def leftovers(self) -> list[str]:
+        return [str(path.relative_to(self.root)) for path in self.root.glob("datalake/**/_tmp-*")]
+
+
+def see(root: str) -> dict[str, Any]:
+    """What plain readers find: `content`, a digest of every silver partition and of the newest snapshot of every gold
+    table, by name; and `troubles`, whatever a reader would stumble over. Only in a forked child."""
+    content, troubles = {}, []
+    for domain in DOMAINS:
+        for path in sorted(Path(root).glob(f"datalake/silver/{domain}/**/*.parquet")):
+            name = str(path.relative_to(root))
+            try:
+                columns = pq.ParquetFile(path).read().to_pydict()
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever it is, a reader could not read
+                troubles.append(f"{name} cannot be read: {error}")
+                continue
+            content[name] = digest(columns)
+            keys = [key for key in columns[DOMAINS[domain].key] if key is not None]
+            if len(keys) != len(set(keys)):
+                troubles.append(f"{name} holds a key twice")
+    for directory in sorted(Path(root).glob("datalake/gold/*")):
+        snapshots = sorted(directory.glob("*.parquet"))
+        for path in snapshots:
+            try:
+                columns = pq.ParquetFile(path).read().to_pydict()
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # noqa: BLE001
+                troubles.append(f"{path.relative_to(root)} cannot be read: {error}")
+                continue
+            if path == snapshots[-1]:
+                content[f"datalake/gold/{directory.name}"] = digest(columns)
+    return {"content": content, "troubles": troubles}
+
+
+def digest(columns: dict[str, list[Any]]) -> str:
+    """Of the rows as a set: what a table is compared by."""
+    names = [name for name in columns if name not in NOT_COMPARED]
+    rows = sorted(map(repr, zip(*(columns[name] for name in names), strict=True)))
+    return hashlib.sha256("\n".join([repr(names), *rows]).encode()).hexdigest()[:20]
+
+
+def see_run_see(root: str) -> dict[str, Any]:
+    """What a reader finds, a plain run, and what a reader finds then. Only in a forked child."""
+    before = see(root)
+    place = Place(root)
+    try:
+        place.command()()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return {"before": before, "code": code, "after": see(root)}
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """What is lost, not wanted, or other than expected."""
+    return [
+        f"{name} is {'missing' if name not in found else 'surplus' if name not in expected else 'other'}"
+        for name in sorted({*found, *expected})
+        if found.get(name) != expected.get(name)
+    ]
+
+
+def is_old_or_new(found: dict[str, str], old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """What a reader met that is neither as it was before a run nor as it is after it."""
+    return [
+        f"a reader met {name} neither as before nor as after"
+        for name in sorted({*found, *old, *new})
+        if found.get(name) not in (old.get(name), new.get(name))
+    ]
+
+
+def add_rule(place: Place, domain: str, rule: dict[str, Any]) -> None:
+    path = place.root / f"expectations/{domain}.json"
+    suite = json.loads(path.read_text())
+    suite["expectations"].append(rule)
+    path.write_text(json.dumps(suite, indent=2))
+
+
+class Workshop:
+    """A temporary directory for the lakes of a family."""
+
+    def __enter__(self) -> Workshop:
+        self.directory = tempfile.mkdtemp(prefix="lakejobs-torture-")
+        self._number = 0
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def new(self) -> Place:
+        """A path for a lake; tells processes apart."""
+        self._number += 1
+        return Place(f"{self.directory}/{os.getpid()}-{self._number}")
+
+
+def sale(number: int, moment: dt.datetime, quantity: object = 2, price: object = "5.00", total: object = "10.00") -> str:
+    return f"S{number:06d},{moment.isoformat()},C{number % 7},P{number % 5},Lamp,Home,{quantity},{price},{total},card,completed"
+
+
+def movement(number: int, moment: dt.datetime, quantity: object = 3) -> str:
+    kind = ("inbound", "outbound", "TRANSFER")[number % 3]
+    return f"M{number:06d},{moment.isoformat()},P{number % 5},Lamp,WH{number % 2},{kind},{quantity},1.25,SUP1"
+
+
+def event(number: int, moment: dt.datetime) -> str:
+    kind = ("login", "browse", "UNKNOWN", "checkout")[number % 4]
+    return f"E{number:06d},{moment.isoformat()},C{number % 7},SES{number % 3},{kind},P1,/p/{number},mobile"
+
+
+def seeded(seed: int, *about: object) -> random.Random:
+    """Random numbers that depend on nothing but the seed and what they are for."""
+    return random.Random(f"{seed} {about}")  # noqa: S311
+
+
+__all__ = ["DOMAINS", "duckdb", "np"]
