@@ -188,13 +188,13 @@ def describe(
         if not storage.is_data(file.name):
             continue
         old = known.pop(file.name, None)
-        if old and [old["bytes"], old["mtime_ns"]] == [file.size, file.mtime_ns]:
+        if old and old["signature"] == file.signature:
             entries.append(old)
             continue
         with storage.reading(f"{directory}/{file.name}") as handle:
             inspection = records.inspect(handle, list(domain.columns))
         if old and old["inspection"]["sha256"] == inspection.sha256:
-            entries.append({**old, "mtime_ns": file.mtime_ns})
+            entries.append({**old, "mtime_ns": file.mtime_ns, "signature": file.signature})
             continue
         notes = _notes(inspection, domain)
         if old:
@@ -206,6 +206,7 @@ def describe(
             "name": file.name,
             "bytes": file.size,
             "mtime_ns": file.mtime_ns,
+            "signature": file.signature,
             "landed_ns": old["landed_ns"] if old else file.mtime_ns,
             "inspection": inspection.to_json(),
             "notes": notes,

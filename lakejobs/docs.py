@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
-from lakejobs.console import span
+from lakejobs.console import log, span
 from lakejobs.domains import DOMAINS
 from lakejobs.lake import Lake
 from lakejobs.quality import Rule, Validation
@@ -104,10 +104,11 @@ def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, A
     cache = f"{lake.validations(domain)}/_index.json"
     known = (storage.read_json(cache) or {}).get("batches", {})
     batches = {}
-    for name in _stamps(lake, domain):
-        if name in known:
+    for file in _results(lake, domain):
+        name, path = file.name.removesuffix(".json"), f"{lake.validations(domain)}/{file.name}"
+        if name in known and known[name]["signature"] == file.signature:
             batches[name] = known[name]
-        elif content := storage.read_json(f"{lake.validations(domain)}/{name}.json"):
+        elif content := storage.read_json(path):
             batch = content["meta"]["lakejobs"]
             batches[name] = {
                 **{key: batch[key] for key in ("domain", "span", "validated_at", "totals")},
@@ -117,7 +118,10 @@ def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, A
                     if not rule["success"]
                 ],
                 "page": f"validations/{domain}/{name}.html",
+                "signature": file.signature,
             }
+        elif storage.file(path):
+            log.warning("%s is damaged: it is left out of the Data Docs; remove it", path)
     if remember:
         storage.write_json(cache, {"batches": batches}, durable=False)
     return list(batches.values())
@@ -144,14 +148,15 @@ def page_url(path: str) -> str:
     return "file://" + os.path.abspath(path)
 
 
+def _results(lake: Lake, domain: str) -> list[storage.File]:
+    """The stored validations of a domain, the oldest first."""
+    found = storage.files(lake.validations(domain))
+    return [file for file in found if file.name.endswith(".json") and not file.name.startswith("_")]
+
+
 def _stamps(lake: Lake, domain: str) -> list[str]:
     """Names of a domain's stored validations, the oldest first."""
-    found = storage.files(lake.validations(domain))
-    return [
-        file.name.removesuffix(".json")
-        for file in found
-        if file.name.endswith(".json") and not file.name.startswith("_")
-    ]
+    return [file.name.removesuffix(".json") for file in _results(lake, domain)]
 
 
 def _escape(content: Any) -> None:

@@ -252,12 +252,12 @@ class DuckDB:
 
 def _of_the_disk(message: str) -> str | None:
     """What a person should know of an error of DuckDB's that comes from the operating system; None of all others."""
-    found = re.search(r"(?:IO Error: |\"IO\".*\"exception_message\":\")(.*?)(?:\",\"|$)", message, re.MULTILINE)
-    if not found:
+    if "IO Error: " not in message and '"IO"' not in message.replace("\\", ""):
         return None
-    said = found[1].replace(r"\"", '"')
-    file = re.search(r'"([^"]+)".*: (.+)', said)
-    return f"cannot read or write {file[1]}: {file[2]}" if file else f"cannot read or write: {said}"
+    file = re.search(r'"([^"]*/[^"]*)"(?:: ([^"{}\n]+))?', message.replace(r"\"", '"'))
+    if not file:
+        return f"cannot read or write: {message.splitlines()[0]}"
+    return f"cannot read or write {file[1]}: {file[2] or 'it cannot be opened'}"
 
 
 def _list(values: Iterable[str]) -> str:

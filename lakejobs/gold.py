@@ -124,7 +124,7 @@ class GoldTarget(luigi.Target):
 def snapshots(state: DomainState, table: Table) -> list[str]:
     """Names of a table's snapshots, the newest last."""
     found = storage.files(state.lake.layer("gold", table.name))
-    return [file.name for file in found if file.name.startswith(f"{table.name}_") and file.name.endswith(".parquet")]
+    return [file.name for file in found if re.fullmatch(table.name + storage.SNAPSHOT, file.name)]
 
 
 def newest_snapshot(state: DomainState, table: Table) -> tuple[str | None, dict[str, Any] | None]:
@@ -216,6 +216,11 @@ def empty_row(domain: str) -> str:
 
 
 def prune(state: DomainState, table: Table) -> None:
-    """Keep the newest snapshots, `[lake] keep_snapshots` of them besides the one just made."""
+    """Keep the newest snapshots, `[lake] keep_snapshots` of them besides the one just made, and none that is damaged:
+    there is nothing to make it again from, and readers would stumble over it."""
+    for name in snapshots(state, table):
+        path = state.lake.gold(table.name, name)
+        if not state.footer(path):
+            storage.remove(path)
     for name in snapshots(state, table)[: -1 - max(0, settings().keep_snapshots)]:
         storage.remove(state.lake.gold(table.name, name))

@@ -43,6 +43,7 @@ from lakejobs.console import LakeError, log
 TEMPORARY = "_tmp-"
 COPIED_AT_ONCE = 1 << 30
 BEING_WRITTEN = (".tmp", ".part")
+SNAPSHOT = r"_(\d{8}_\d{6}_\d{6})\.parquet"
 STAMP = re.compile(r"_([0-9]{8})_(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9](?![0-9])")
 NO_CHECKSUM = "0" * 64
 FOOTER_START = b'{"checksum": "'
@@ -138,7 +139,7 @@ def _day(digits: str) -> dt.date:
 
 def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
     """A name that sorts after the last snapshot's, whatever the clock did meanwhile."""
-    if last and (found := re.search(r"(\d{8}_\d{6}_\d{6})\.parquet$", last)):
+    if last and (found := re.search(f"{SNAPSHOT}$", last)):
         previous = dt.datetime.strptime(found[1], "%Y%m%d_%H%M%S_%f").replace(tzinfo=dt.UTC)
         now = max(now, previous + dt.timedelta(microseconds=1))
     return f"{table}_{now:%Y%m%d_%H%M%S_%f}.parquet"

@@ -21,12 +21,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from lakejobs import lake as storage
-from lakejobs import quality, transform
+from lakejobs import quality, records, transform
 from lakejobs.console import log
 from lakejobs.domains import DOMAINS
 from lakejobs.lake import File, Lake
 
-VERSION = 1
+VERSION = 2
 """Of the caches. Another version's caches are made anew."""
 
 
@@ -98,7 +98,7 @@ class DomainState:
         if known is None or known["seen"] != seen:
             manifest = self.read_manifest(date)
             known = {**summarise(manifest), "seen": seen} if manifest else None
-            if known is None or not covers(manifest, listing):
+            if known is None or not covers(manifest, listing) or not self._holds(date, manifest):
                 self.stale.add(date)
                 if known is None:
                     self.landings.pop(date, None)
@@ -109,12 +109,27 @@ class DomainState:
         self.landings[date] = known
 
     def landing_listing(self, date: dt.date) -> dict[str, list[list[Any]]]:
-        """What is there of a landing date: deliveries in staging and in bronze, [name, bytes, modified] each."""
+        """What is there of a landing date: deliveries in staging, [name, bytes, modified] each, and in bronze, with all
+        that tells whether they were written to."""
         found = storage.files(self.lake.bronze(self.domain, date))
         return {
             "staged": [[f.name, f.size, f.mtime_ns] for f in self.staged.get(date, ())],
-            "files": [[f.name, f.size, f.mtime_ns] for f in found if storage.is_data(f.name)],
+            "files": [[f.name, *f.signature] for f in found if storage.is_data(f.name)],
         }
+
+    def _holds(self, date: dt.date, manifest: dict[str, Any]) -> bool:
+        """Whether the files of a bronze partition hold what the manifest says. Those that may have been written to
+        since, though size and modification date are the same, are read: a copied lake's once, others hardly ever."""
+        for entry in manifest["files"]:
+            path = f"{self.lake.bronze(self.domain, date)}/{entry['name']}"
+            found = storage.file(path)
+            if found is None:
+                return False
+            if found.signature != entry["signature"]:
+                with storage.reading(path) as handle:
+                    if records.content_hash(handle) != entry["inspection"]["sha256"]:
+                        return False
+        return True
 
     def read_manifest(self, date: dt.date) -> dict[str, Any] | None:
         """The manifest of a bronze partition; None where it is missing, damaged, or of other settings."""
@@ -263,7 +278,7 @@ def covers(manifest: dict[str, Any] | None, listing: dict[str, list[list[Any]]])
     if manifest is None:
         return False
     described = sorted([file["name"], file["bytes"], file["mtime_ns"]] for file in manifest["files"])
-    return described == sorted(listing["files"]) and all(
+    return described == sorted(file[:3] for file in listing["files"]) and all(
         manifest["staged"].get(name) == [size, mtime] for name, size, mtime in listing["staged"]
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import pytest
 from conftest import HEADERS, sale
@@ -242,11 +243,18 @@ def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, mon
     assert "local_output/sales/notes.txt is not a .csv file and was left alone" in shown
 
 
-def test_changed_bronze_bytes_are_noticed_and_reported(lake, caplog):
+@pytest.mark.parametrize("same_date", [False, True])
+@pytest.mark.parametrize("same_facts", [False, True])
+def test_changed_bronze_bytes_are_noticed_and_reported(lake, caplog, same_date, same_facts):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
     path = lake.bronze("2026-11-01") / "sales_20261101_120000.csv"
+    known = path.stat()
     path.write_text(path.read_text().replace("C1", "C2"))
+    if same_date:
+        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+    if not same_facts:
+        (lake.root / "datalake/_facts_sales.json").unlink()
     assert lake.run()
     assert any("changed after it landed" in message for message in caplog.messages)
     assert lake.silver()["customer_id"][0] == "C2"

@@ -218,6 +218,27 @@ def test_a_flipped_bit_in_a_silver_file_is_noticed(lake, where):
     assert lake.content() == expected
 
 
+def test_a_damaged_snapshot_is_made_again_and_gone(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    expected = lake.content()
+    (damaged,) = lake.snapshots("daily_sales_summary")
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    assert lake.run()
+    assert not damaged.exists()
+    assert lake.content() == expected
+
+
+def test_a_file_of_somebody_else_beside_the_snapshots_is_left_alone(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    theirs = lake.root / "datalake/gold/daily_sales_summary/daily_sales_summary_to_keep.parquet"
+    theirs.write_bytes(b"theirs")
+    assert lake.run()
+    assert lake.ran == []
+    assert theirs.exists()
+
+
 def test_a_removed_silver_file_comes_back(lake):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()

@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 
-MODULES = ["kills", "faults", "power"]
+MODULES = ["kills", "faults", "power", "crowd", "damage"]
 
 
 def main() -> int:
