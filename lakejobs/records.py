@@ -25,6 +25,10 @@ from typing import Any, BinaryIO
 
 CHUNK = 4 << 20
 MOST_PLAIN_COLUMNS = 200
+# The engine keeps ten kilobytes in memory of each malformed line, so a file that has many is not for it: more than so
+# many by the commas and line ends in the first bytes of each chunk.
+MOST_PLAIN_TROUBLES = 200
+SAMPLE = 64 << 10
 LONGEST_HEADER = 32 << 20
 # A quoted field that has not ended after so many characters never will: its first line is malformed.
 LONGEST_QUOTED = 1 << 20
@@ -84,7 +88,12 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
     utf8, quoted, tabs, zero = True, False, False, False
     lf = cr = crlf = blank = 0
     start = last = b""
+    commas = ends = samples = 0
     for chunk in _hashed(source, digest):
+        sample = chunk[:SAMPLE]
+        samples += 1
+        commas += sample.count(b",")
+        ends += sample.count(b"\n") - sample.count(b"\n\n") - sample.count(b"\r\n\r\n")
         start = start or chunk
         zero = zero or b"\0" in chunk
         if utf8 and not (chunk.isascii() and decoder.getstate()[0] == b""):
@@ -120,7 +129,8 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
         reason = _not_text(start)
     elif start:
         header = read_header(source, encoding)
-        reason = _foreign(header, known_columns)
+        reason = _foreign(header, known_columns) if header else None
+    lines = lf - blank + (0 if last[-1:] in (b"\n", b"") else 1)
     plain = (
         reason is None
         and utf8
@@ -129,8 +139,8 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
         and not start.startswith((b"\n", b"\r"))
         and 1 < len(header) <= MOST_PLAIN_COLUMNS
         and not any("\n" in name for name in header)
+        and (quoted or abs(commas - ends * (len(header) - 1)) <= (MOST_PLAIN_TROUBLES + samples) * len(header))
     )
-    lines = lf - blank + (0 if last[-1:] in (b"\n", b"") else 1)
     return Inspection(digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason)
 
 
@@ -220,12 +230,14 @@ class _Ahead:
             self._seen.append(line)
         return self._seen[self._taken + index]
 
-    def drop(self, count: int) -> None:
+    def drop(self, count: int) -> str:
         """Take lines that were looked at."""
+        lines = "".join(self._seen[self._taken : self._taken + count])
         self._taken += count
         if self._taken * 2 > len(self._seen):
             del self._seen[: self._taken]
             self._taken = 0
+        return lines
 
 
 def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str]]:
@@ -235,18 +247,18 @@ def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None
         text = line.rstrip("\r\n")
         if not text:
             continue
-        fields = _split(line, ahead) if '"' in text else text.split(",")
+        fields, more = _split(line, ahead) if '"' in text else (text.split(","), "")
         if fields is not None and width:
             while len(fields) > width and not fields[-1]:
                 fields.pop()
         if fields is None or (width and len(fields) != width):
-            yield None, text
+            yield None, (line + more).rstrip("\r\n")
         else:
             yield fields, ""
 
 
-def _split(line: str, ahead: _Ahead) -> list[str] | None:
-    """The fields of the record that begins with this line, or None where its quoting is broken.
+def _split(line: str, ahead: _Ahead) -> tuple[list[str] | None, str]:
+    """The fields of the record that begins with this line, or None where its quoting is broken; and its other lines.
 
     Takes the lines that a quoted field goes on over, and none where that leads nowhere: they are then read as
     records of their own.
@@ -263,8 +275,7 @@ def _split(line: str, ahead: _Ahead) -> list[str] | None:
                     end = text.find(",", position)
                     fields.append(text[position:] if end < 0 else text[position:end])
                     if end < 0:
-                        ahead.drop(looked)
-                        return fields
+                        return fields, ahead.drop(looked)
                     position = end + 1
                     continue
                 value, position = [], start + 1
@@ -274,18 +285,17 @@ def _split(line: str, ahead: _Ahead) -> list[str] | None:
                 break
             after = AFTER_QUOTES.match(text, end + 1)
             if after is None:
-                return None
+                return None, ""
             fields.append("".join(value).replace('""', '"'))
             if not after[1]:
-                ahead.drop(looked)
-                return fields
+                return fields, ahead.drop(looked)
             value, position = None, after.end()
         value.append(line[len(text) :])
         length += len(line)
         line, position = ahead.look(looked), 0
         looked += 1
         if not line or length > LONGEST_QUOTED:
-            return None
+            return None, ""
 
 
 def json_member(name: str, value: str) -> str:

@@ -85,6 +85,14 @@ def test_a_malformed_line_is_kept_as_its_raw_text_and_the_rest_is_read(lake, lin
     assert entry(lake)["malformed"] == 1
 
 
+def test_a_malformed_record_of_several_lines_is_kept_whole(lake):
+    record = sale("s9", category='"two\r\nlines"') + ',"more\nand more",surplus'
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), record, sale("s2"))
+    assert lake.run()
+    assert ids(lake) == ["s1", "s2"]
+    assert malformed(lake) == [record]
+
+
 def test_surplus_empty_fields_are_ignored(lake):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1") + ",,,", sale("s2"))
     assert lake.run()
@@ -187,11 +195,12 @@ def test_what_is_no_csv_of_the_domain_is_rejected_and_blocks_nothing(lake, conte
     assert lake.ran == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", HEADERS["sales"].encode(), HEADERS["sales"].encode() + b"\r\n"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf\r\n", HEADERS["sales"].encode(), HEADERS["sales"].encode() + b"\r\n"])
 def test_a_file_without_rows_is_landed(lake, content):
     lake.deliver_bytes("sales", "sales_20261101_120000.csv", content)
     assert lake.run()
     assert entry(lake)["records"] == 0
+    assert entry(lake)["inspection"]["rejected"] is None
     assert lake.silver().empty
     assert lake.run()
     assert lake.ran == []

@@ -492,6 +492,13 @@ def test_wrong_and_missing_totals_are_corrected_and_stay_readable(lake):
     assert rows["is_valid"].to_dict() == {"right": True, "near": True, "wrong": True, "missing": True, "unknown": False}
 
 
+def test_a_total_that_is_too_large_to_be_summed_is_not_computed(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", quantity="9" * 15, price="9" * 14, total=""))
+    assert lake.run()
+    assert failures(lake) == {"s1": None, "s2": "NULL:total_amount"}
+    assert lake.gold("daily_sales_summary").iloc[0]["total_revenue"] == 10.0
+
+
 def test_sums_of_money_are_exact(lake):
     lake.deliver(
         "sales",
