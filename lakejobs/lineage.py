@@ -139,7 +139,7 @@ class DomainState:
     def _gather(self) -> None:
         self._expected = {}
         self._contributions = {}
-        for landing, facts in self.landings.items():
+        for landing, facts in sorted(self.landings.items()):  # an identity must not depend on the order of landing
             for date, (records, content) in facts["dates"].items():
                 self._contributions.setdefault(dt.date.fromisoformat(date), []).append((landing, records, content))
 

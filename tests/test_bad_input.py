@@ -195,7 +195,9 @@ def test_what_is_no_csv_of_the_domain_is_rejected_and_blocks_nothing(lake, conte
     assert lake.ran == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf\r\n", HEADERS["sales"].encode(), HEADERS["sales"].encode() + b"\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"\xef\xbb\xbf\r\n", HEADERS["sales"].encode(), HEADERS["sales"].encode() + b"\r\n"]
+)
 def test_a_file_without_rows_is_landed(lake, content):
     lake.deliver_bytes("sales", "sales_20261101_120000.csv", content)
     assert lake.run()

@@ -147,6 +147,15 @@ def test_a_late_row_changes_its_own_day_and_nothing_else(lake):
     assert lake.ran == []
 
 
+def test_landings_that_came_in_any_order_leave_nothing_to_do(lake):
+    lake.deliver("sales", "sales_20261102_120000.csv", sale("s1"))
+    assert lake.run()
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s2"))
+    assert lake.run()
+    assert lake.run()
+    assert lake.ran == []
+
+
 def test_a_changed_suite_validates_again(lake):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", status="lost"), sale("s2"))
     lake.deliver("inventory", "inventory_20261101_120000.csv", "m1,2026-11-01,P1,Lamp,W1,inbound,3,1.00,S1")
@@ -493,7 +502,9 @@ def test_wrong_and_missing_totals_are_corrected_and_stay_readable(lake):
 
 
 def test_a_total_that_is_too_large_to_be_summed_is_not_computed(lake):
-    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", quantity="9" * 15, price="9" * 14, total=""))
+    lake.deliver(
+        "sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", quantity="9" * 15, price="9" * 14, total="")
+    )
     assert lake.run()
     assert failures(lake) == {"s1": None, "s2": "NULL:total_amount"}
     assert lake.gold("daily_sales_summary").iloc[0]["total_revenue"] == 10.0

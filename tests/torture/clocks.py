@@ -6,11 +6,10 @@ import datetime as dt
 import types
 from collections.abc import Callable, Iterator
 
-from torture.lakes import Place, Row, Workshop, ask, differences, fork, sale, seeded, wait
-
 import lakejobs.docs
 import lakejobs.gold
 import lakejobs.silver
+from torture.lakes import Place, Row, Workshop, ask, differences, fork, sale, seeded, wait
 
 MODULES = (lakejobs.docs, lakejobs.gold, lakejobs.silver)
 """Those that ask what time it is."""

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torture.lakes import Place, Row, Workshop, add_rule, ask, differences, sale, see_run_see, seeded, spread
+from torture.lakes import Place, Row, Workshop, add_rule, after, ask, differences, sale, see_run_see, seeded, spread
 from torture.scenarios import DAY, NEW_RULES, late_rows, three_days
 
 KINDS = {
@@ -78,14 +78,10 @@ def harm_and_run(
             violations += after_damaged_validations(place, files)
         else:
             seen = ask(see_run_see, str(place.root))
-            violations += seen["after"]["troubles"] + differences(seen["after"]["content"], expected)
-            if seen["code"] or "Traceback" in place.said():
-                violations.append(f"the run ended with {seen['code']}: {place.said()[-1500:]}")
+            violations += after(seen, expected, place.said())
             for path in files:
                 if kind in ("silver", "gold") and f"{path.relative_to(place.root)} is damaged" not in place.said():
                     violations.append(f"{path.relative_to(place.root)} was damaged and nothing was said")
-            if place.run() or "Did not run any tasks" not in place.said()[-500:]:
-                violations.append("the lake is not complete after the run that repaired it")
         place.remove()
     return violations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import glob
 import gzip
 import io
 import lzma
@@ -15,9 +16,9 @@ from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
-from lakejobs import lake as storage
 
-from torture.lakes import HEADERS, Place, Row, Workshop, ask, fork, say, seeded, see, spread
+from lakejobs import lake as storage
+from torture.lakes import HEADERS, Place, Row, Workshop, ask, fork, say, see, seeded, spread
 from torture.lakes import wait as wait_for
 
 CONSTANT = 512 << 20
@@ -51,7 +52,9 @@ MOMENTS = [
 
 
 def row(key: object, **other: str) -> str:
-    values = dict(zip(COLUMNS, f"{key},2026-11-01T10:00:00,C1,P1,Lamp,Home,2,5.00,10.00,card,completed".split(","), strict=True))
+    values = dict(
+        zip(COLUMNS, f"{key},2026-11-01T10:00:00,C1,P1,Lamp,Home,2,5.00,10.00,card,completed".split(","), strict=True)
+    )
     return ",".join({**values, **other}.values())
 
 
@@ -121,7 +124,7 @@ def corpus() -> dict[str, tuple[bytes, int | str]]:
         "text behind a quote": (plain.replace("Lamp", '"La"mp').encode(), 3),
         "a quote that never ends": (f'{plain}d,"e\n{row("f")}\n{row("g")}\n'.encode(), 6),
         "a quote that ends the file": ((plain + '"').encode(), 4),
-        "quotes only": ((plain + '"\n""\n"""\n""""\n').encode(), 7),
+        "quotes only": ((plain + '"\n""\n"""\n""""\n').encode(), 5),
         "backslashes for escapes": (plain.replace("Lamp", r'"La\"mp"').encode(), 3),
         "single quotes": (plain.replace("Lamp", "'La,mp'").encode(), 3),
         "blanks around quotes": (plain.replace("Lamp", '  "La,mp"  ').encode(), 3),
@@ -141,7 +144,7 @@ def dialects(short: bool, seed: int) -> Iterator[Row]:
     made = corpus()
     names = sorted(made)
     if short:
-        names = seeded(seed, "dialects").sample(names, 20 if short is True else 99)
+        names = seeded(seed, "dialects").sample(names, 12)
     result = Row("CSV files of odd dialects and content", seed)
     with Workshop() as workshop:
         result.add(spread(lambda name: one_file(workshop, *made[name]), names), len(names))
@@ -188,12 +191,17 @@ def account(root: str, with_text: bool = False) -> dict[str, Any]:
     place, violations, files = Place(root), see(root)["troubles"], []
     for path in sorted(place.root.glob("datalake/bronze/sales/**/_manifest.json")):
         for entry in storage.read_json(str(path))["files"]:
-            files.append({"name": entry["name"], "records": entry["records"], "rejected": entry["inspection"]["rejected"]})
+            files.append(
+                {"name": entry["name"], "records": entry["records"], "rejected": entry["inspection"]["rejected"]}
+            )
     staged = {path.name for path in place.root.glob("local_output/sales/*.csv")}
     if staged != {file["name"] for file in files}:
         violations.append(f"landed: {sorted(file['name'] for file in files)} of {sorted(staged)}")
     for path in place.root.glob("local_output/sales/*.csv"):
-        if not any(found.read_bytes() == path.read_bytes() for found in place.root.glob(f"datalake/bronze/sales/**/{path.name}")):
+        if not any(
+            found.read_bytes() == path.read_bytes()
+            for found in place.root.glob(f"datalake/bronze/sales/**/{glob.escape(path.name)}")
+        ):
             violations.append(f"{path.name} is not in bronze byte for byte")
     footers = [storage.read_footer(str(path)) for path in place.root.glob("datalake/silver/sales/**/*.parquet")]
     rows = duplicates = 0
@@ -202,12 +210,19 @@ def account(root: str, with_text: bool = False) -> dict[str, Any]:
         columns = pq.ParquetFile(path).read().to_pydict()
         rows += len(columns["sale_id"])
         for number, source in enumerate(columns["source_file"] if with_text else ()):
-            text.setdefault(source.rpartition("/")[2], []).append(" ".join(str(values[number]) for values in columns.values()))
+            text.setdefault(source.rpartition("/")[2], []).append(
+                " ".join(str(values[number]) for values in columns.values())
+            )
     duplicates = sum(footer["duplicates"] for footer in footers)
     records = sum(file["records"] for file in files)
     if records != rows + duplicates:
         violations.append(f"{records} records became {rows} rows and {duplicates} duplicates")
-    return {"files": files, "violations": violations, "duplicates": duplicates, "text": {k: "\n".join(v) for k, v in text.items()}}
+    return {
+        "files": files,
+        "violations": violations,
+        "duplicates": duplicates,
+        "text": {k: "\n".join(v) for k, v in text.items()},
+    }
 
 
 def naughty(place: Place, quoting: int) -> list[str]:
@@ -316,7 +331,25 @@ def peak_of_a_run(root: str, content: str) -> int:
 
 END = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r"])
 FRAME = st.sampled_from(
-    ["{}", "{}", "{}", '"{}"', '"{},{}"', '"{}\n{}"', '"a""{}"', '{}"', '"{}', ' "{}" ', '"{}"x', "'{}'", "\\{}", "{}\\", "é{}", " {} ", "{}\t"]
+    [
+        "{}",
+        "{}",
+        "{}",
+        '"{}"',
+        '"{},{}"',
+        '"{}\n{}"',
+        '"a""{}"',
+        '{}"',
+        '"{}',
+        ' "{}" ',
+        '"{}"x',
+        "'{}'",
+        "\\{}",
+        "{}\\",
+        "é{}",
+        " {} ",
+        "{}\t",
+    ]
 )
 JUNK = st.binary(max_size=12).map(lambda data: data.replace(b"\0", b"0"))
 TOKEN = re.compile(r"t\d+q")

@@ -9,8 +9,21 @@ import time
 from collections.abc import Iterator
 
 from torture import calls
-from torture.lakes import TIMEOUT, Place, Row, Workshop, ask, differences, is_old_or_new, movement, sale, see_run_see
-from torture.lakes import seeded, spread, wait
+from torture.lakes import (
+    TIMEOUT,
+    Place,
+    Row,
+    Workshop,
+    after,
+    ask,
+    is_old_or_new,
+    movement,
+    sale,
+    see_run_see,
+    seeded,
+    spread,
+    wait,
+)
 from torture.scenarios import DAY, SCENARIOS, Prepared
 
 
@@ -61,10 +74,7 @@ def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
     violations = [
         *found["before"]["troubles"],
         *is_old_or_new(found["before"]["content"], prepared.old, prepared.new),
-        *found["after"]["troubles"],
-        *differences(found["after"]["content"], prepared.new),
-        *([] if found["code"] == 0 else [f"the rerun ended with {found['code']}: {place.said()[-1000:]}"]),
-        *(["a traceback was shown"] if "Traceback" in place.said() else []),
+        *after(found, prepared.new, place.said()),
     ]
     place.remove()
     return violations
@@ -109,11 +119,7 @@ def random_kills(workshop: Workshop, seed: int, number: int, kills: int) -> list
     for path in sorted(place.root.glob("local_output/*/*.csv")):
         fresh.deliver(path.parent.name, path.name, path.read_bytes())
     assert fresh.run() == 0, fresh.said()
-    violations += found["after"]["troubles"] + differences(found["after"]["content"], fresh.look()["content"])
-    if found["code"]:
-        violations.append(f"the last run ended with {found['code']}: {place.said()[-1000:]}")
-    if "Traceback" in place.said():
-        violations.append("a traceback was shown")
+    violations += after(found, fresh.look()["content"], place.said())
     for lake in (place, fresh):
         lake.remove()
     return violations

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,8 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # Read when Luigi is imported.
 os.environ["LUIGI_CONFIG_PATH"] = str(PROJECT / "luigi.cfg")
 
-import duckdb
+import duckdb  # noqa: F401 - so that forks need not
 import luigi.cmdline
-import numpy as np
 import pandas  # noqa: F401 - so that forks need not
 import pyarrow.parquet as pq
 
@@ -44,6 +43,7 @@ docs._style()
 catalogue.products()
 
 HEADERS = {name: ",".join(domain.columns) for name, domain in DOMAINS.items()}
+NOTHING_TO_DO = "Did not run any tasks"
 NOT_COMPARED = ("processed_at", "generated_at")
 TIMEOUT = 120
 """Seconds that no run of a small lake takes: one that does hangs."""
@@ -272,15 +272,22 @@ def digest(columns: dict[str, list[Any]]) -> str:
 
 
 def see_run_see(root: str) -> dict[str, Any]:
-    """What a reader finds, a plain run, and what a reader finds then. Only in a forked child."""
-    before = see(root)
-    place = Place(root)
+    """What a reader finds, a plain run, and what a reader finds then; and whether another run has nothing more to do.
+    Only in a forked child."""
+    before, place = see(root), Place(root)
+    code = run_here(place)
+    after, said = see(root), len(place.said())
+    settled = code != 0 or (run_here(place) == 0 and NOTHING_TO_DO in place.said()[said:])
+    return {"before": before, "code": code, "after": after, "settled": settled}
+
+
+def run_here(place: Place) -> int:
+    """Run in this very process; returns the exit code."""
     try:
         place.command()()
-        code = 0
     except SystemExit as end:
-        code = int(end.code or 0)
-    return {"before": before, "code": code, "after": see(root)}
+        return int(end.code or 0)
+    return 0
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
@@ -290,6 +297,23 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
         for name in sorted({*found, *expected})
         if found.get(name) != expected.get(name)
     ]
+
+
+def after(found: dict[str, Any], expected: dict[str, str], said: str) -> list[str]:
+    """What is wrong after the run of `see_run_see`, which was to leave the lake whole and as expected."""
+    violations = found["after"]["troubles"] + differences(found["after"]["content"], expected)
+    if found["code"]:
+        violations.append(f"the rerun ended with {found['code']}: {shown(said)}")
+    if not found["settled"]:
+        violations.append("another run had something to do still")
+    if "Traceback" in said:
+        violations.append(f"a traceback was shown: {shown(said)}")
+    return violations
+
+
+def shown(said: str) -> str:
+    """What matters of a run's log."""
+    return said.rpartition("===== Luigi Execution Summary =====\n\nScheduled")[0][-1500:]
 
 
 def is_old_or_new(found: dict[str, str], old: dict[str, str], new: dict[str, str]) -> list[str]:
@@ -325,7 +349,9 @@ class Workshop:
         return Place(f"{self.directory}/{os.getpid()}-{self._number}")
 
 
-def sale(number: int, moment: dt.datetime, quantity: object = 2, price: object = "5.00", total: object = "10.00") -> str:
+def sale(
+    number: int, moment: dt.datetime, quantity: object = 2, price: object = "5.00", total: object = "10.00"
+) -> str:
     return f"S{number:06d},{moment.isoformat()},C{number % 7},P{number % 5},Lamp,Home,{quantity},{price},{total},card,completed"
 
 
@@ -341,7 +367,4 @@ def event(number: int, moment: dt.datetime) -> str:
 
 def seeded(seed: int, *about: object) -> random.Random:
     """Random numbers that depend on nothing but the seed and what they are for."""
-    return random.Random(f"{seed} {about}")  # noqa: S311
-
-
-__all__ = ["DOMAINS", "duckdb", "np"]
+    return random.Random(f"{seed} {about}")

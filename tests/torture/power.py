@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torture import calls
-from torture.lakes import TIMEOUT, Place, Row, Workshop, ask, differences, is_old_or_new, see_run_see, seeded, spread
+from torture.lakes import TIMEOUT, Place, Row, Workshop, after, ask, is_old_or_new, see_run_see, seeded, spread
 from torture.scenarios import SCENARIOS, Prepared
 
 MODES = ("lost", "names only", "zeroed", "mixed")
@@ -206,7 +206,9 @@ def losses(short: bool, seed: int) -> Iterator[Row]:
             place = prepared.place()
             base = place.copy(workshop.new().root)
             events = record(place)
-            row = Row(f"power lost after a call, {scenario.name}: un-fsynced changes lost, cut, zeroed, reordered", seed)
+            row = Row(
+                f"power lost after a call, {scenario.name}: un-fsynced changes lost, cut, zeroed, reordered", seed
+            )
             row.add(is_complete(base, place, events), 0)
             cuts = [(number, mode) for number in range(len(events) + 1) for mode in MODES]
             if short:
@@ -224,7 +226,7 @@ def replayed(base: Place, events: list[Event]) -> Disk:
 
 def is_complete(base: Place, place: Place, events: list[Event]) -> list[str]:
     """Whether the record holds every change of the run: done again, it must give the very bytes that the run left."""
-    found = replayed(base, events).after_power_loss("everything", random.Random(0))  # noqa: S311
+    found = replayed(base, events).after_power_loss("everything", random.Random(0))
     wrong = [
         name
         for name, data in found.items()
@@ -260,9 +262,7 @@ def after_cut(
         found = ask(see_run_see, str(place.root))
         violations += found["before"]["troubles"]
         violations += is_old_or_new(found["before"]["content"], prepared.old, prepared.new)
-        violations += found["after"]["troubles"] + differences(found["after"]["content"], prepared.new)
-        if found["code"] or "Traceback" in place.said():
-            violations.append(f"the rerun ended with {found['code']}: {place.said()[-1000:]}")
+        violations += after(found, prepared.new, place.said())
     place.remove()
     return violations
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torture.lakes import Place, Row, Workshop, ask, duckdb, say
+import duckdb
+
+from torture.lakes import Place, Row, Workshop, ask, say
 from torture.scenarios import DAY
 
 # How a column is drawn: a good value, and bad ones that a tenth of the rows get.
 PRICE = "printf('%.2f', 1 + {r} % 9000 / 100.0)"
 MOMENT = "strftime(timestamp '2026-10-29' + to_seconds({r} % 259200), '%Y-%m-%dT%H:%M:%S')"
 BAD_NUMBERS = ["", " ", "two", "0", "-3", "1e3", "1.5", "0x10", "nan", "1_000", "7.0", "+4", " 5 ", "99999999999999999"]
-BAD_MOMENTS = ["", "soon", "2026-13-01", "1969-12-31", "2026-10-30 10:00", "2026-10-30T10:00:00Z", "9999-12-31T00:00:00"]
+BAD_MOMENTS = [
+    "",
+    "soon",
+    "2026-13-01",
+    "1969-12-31",
+    "2026-10-30 10:00",
+    "2026-10-30T10:00:00Z",
+    "9999-12-31T00:00:00",
+]
 DRAWN = {
     "sales": {
         "sale_id": ("'S' || {n}", ["", "  "]),
@@ -57,7 +67,9 @@ DRAWN = {
 }
 
 # The rules by hand. `c` is a column's text without blanks around it, NULL where nothing is left.
-IS_WHOLE = "regexp_full_match({c}, '[-+]?[0-9]+([.]0*)?') and length(ltrim(split_part(ltrim({c}, '+-'), '.', 1), '0')) <= 15"
+IS_WHOLE = (
+    "regexp_full_match({c}, '[-+]?[0-9]+([.]0*)?') and length(ltrim(split_part(ltrim({c}, '+-'), '.', 1), '0')) <= 15"
+)
 IS_NUMBER = "regexp_full_match({c}, '[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?') and abs(try_cast({c} as double)) < 1e15"
 IS_MOMENT = "(regexp_full_match({c}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9:]+Z?)?') and try_cast(replace({c}, 'Z', '') as timestamp) is not null)"
 MOMENT_OF = "try_cast(replace({c}, 'Z', '') as timestamp)"
@@ -123,7 +135,9 @@ def draw(root: str, domain: str, rows: int, seed: int) -> None:
         r = f"cast(hash(range, {seed}, {place}) % 1000000007 as bigint)"
         literals = ", ".join("'" + value.replace("\t", "' || chr(9) || '") + "'" for value in bad)
         value = good.replace("{n}", "range").replace("{r}", r)
-        columns.append(f"case when {r} % 10 = 0 then [{literals}][1 + {r} // 10 % {len(bad)}] else {value} end as {name}")
+        columns.append(
+            f"case when {r} % 10 = 0 then [{literals}][1 + {r} // 10 % {len(bad)}] else {value} end as {name}"
+        )
     directory = Place(root).root / "local_output" / domain
     directory.mkdir(parents=True)
     query = f"select {', '.join(columns)} from range({rows})"
@@ -169,7 +183,9 @@ def compare(root: str, domain: str) -> tuple[int, list[str]]:
         "and ours.errors is not distinct from theirs.errors and ours.times = theirs.times "
         "where ours.times is null or theirs.times is null limit 20"
     ).fetchall()
-    valid = duckdb.execute(f"select count(*) from {silver} where is_valid <> (validation_errors is null)").fetchall()[0][0]
+    valid = duckdb.execute(f"select count(*) from {silver} where is_valid <> (validation_errors is null)").fetchall()[
+        0
+    ][0]
     compared = duckdb.execute(f"select count(*) from {silver}").fetchall()[0][0]
     violations = [f"{key} {row[0]}: by hand {row[1]} ×{row[3]}, in silver {row[2]} ×{row[4]}" for row in wrong]
     if valid:
