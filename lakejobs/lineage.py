@@ -21,10 +21,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from lakejobs import lake as storage
-from lakejobs import quality, records, transform
+from lakejobs import quality, transform
 from lakejobs.console import log
 from lakejobs.domains import DOMAINS
 from lakejobs.lake import File, Lake
+from lakejobs.records import content_hash
 
 VERSION = 2
 """Of the caches. Another version's caches are made anew."""
@@ -127,7 +128,7 @@ class DomainState:
                 return False
             if found.signature != entry["signature"]:
                 with storage.reading(path) as handle:
-                    if records.content_hash(handle) != entry["inspection"]["sha256"]:
+                    if content_hash(handle) != entry["inspection"]["sha256"]:
                         return False
         return True
 

@@ -50,7 +50,7 @@ def main() -> int:
     sys.stdout.write(
         "\n".join(
             [
-                f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
+                f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.system()}, "
                 f"Python {platform.python_version()}:",
                 "",
                 "| family | what was injected | times | seed | violations |",

@@ -43,8 +43,7 @@ def one_round(workshop: Workshop, runs: int, seed: int, number: int) -> list[str
     pids = [fork(lambda: land(place, seed, number, range(2, 8)), place.log)]
     readers = {kind: place.root / f"{kind}.txt" for kind in ("duckdb", "pandas")}
     reading = [fork(lambda kind=kind: read_until(place, kind, stop), output) for kind, output in readers.items()]
-    for _ in range(runs):
-        pids.append(place.start())
+    pids += [place.start() for _ in range(runs)]
     codes = [wait(pid) for pid in pids]
     stop.touch()
     codes += [wait(pid) for pid in reading]
@@ -120,7 +119,8 @@ def read_until(place: Place, kind: str, stop: Path) -> None:
 
 
 def by_duckdb(place: Place, domain: str) -> tuple[int, int]:
-    query = f"select count(*), count(distinct {DOMAINS[domain].key}) from '{place.root}/datalake/silver/{domain}/**/*.parquet'"
+    rows = f"'{place.root}/datalake/silver/{domain}/**/*.parquet'"
+    query = f"select count(*), count(distinct {DOMAINS[domain].key}) from {rows}"
     return duckdb.sql(query).fetchall()[0]  # type: ignore[return-value]
 
 

@@ -352,7 +352,8 @@ class Workshop:
 def sale(
     number: int, moment: dt.datetime, quantity: object = 2, price: object = "5.00", total: object = "10.00"
 ) -> str:
-    return f"S{number:06d},{moment.isoformat()},C{number % 7},P{number % 5},Lamp,Home,{quantity},{price},{total},card,completed"
+    key = f"S{number:06d},{moment.isoformat()},C{number % 7},P{number % 5}"
+    return f"{key},Lamp,Home,{quantity},{price},{total},card,completed"
 
 
 def movement(number: int, moment: dt.datetime, quantity: object = 3) -> str:

@@ -15,9 +15,12 @@ from torture.files import account, row, trouble
 from torture.lakes import HEADERS, PROJECT, Place, Row, Workshop, ask, see
 
 EVIL = [
-    "../evil", "../../etc/passwd", "/etc/passwd", "..", ".", "'; drop table silver; --", '"; drop table silver; --', "a'b", 'a"b',
-    "a;b", "a`b", "$(touch pwned)", "`touch pwned`", "a\\b", "a\nb", "a b", "%s", "{x}", "*", "?", "[a]", "~", "-x", "--root=/", "#",
-    "sales'); copy (select 1) to 'pwned'; --", "<script>alert(1)</script>", "a,b", "\u202e", "é", "x" * 200, "con", "|touch pwned",
+    "../evil", "../../etc/passwd", "/etc/passwd", "..", ".", "'; drop table silver; --", '"; drop table silver; --',
+    "a'b", 'a"b',
+    "a;b", "a`b", "$(touch pwned)", "`touch pwned`", "a\\b", "a\nb", "a b", "%s", "{x}", "*", "?", "[a]", "~", "-x",
+    "--root=/", "#",
+    "sales'); copy (select 1) to 'pwned'; --", "<script>alert(1)</script>", "a,b", "\u202e", "é", "x" * 200, "con",
+    "|touch pwned",
 ]  # fmt: skip
 
 

@@ -70,9 +70,15 @@ DRAWN = {
 IS_WHOLE = (
     "regexp_full_match({c}, '[-+]?[0-9]+([.]0*)?') and length(ltrim(split_part(ltrim({c}, '+-'), '.', 1), '0')) <= 15"
 )
-IS_NUMBER = "regexp_full_match({c}, '[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?') and abs(try_cast({c} as double)) < 1e15"
-IS_MOMENT = "(regexp_full_match({c}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9:]+Z?)?') and try_cast(replace({c}, 'Z', '') as timestamp) is not null)"
+IS_NUMBER = (
+    "regexp_full_match({c}, '[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?') "
+    "and abs(try_cast({c} as double)) < 1e15"
+)
 MOMENT_OF = "try_cast(replace({c}, 'Z', '') as timestamp)"
+IS_MOMENT = (
+    "regexp_full_match({c}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9:]+Z?)?') "
+    "and try_cast(replace({c}, 'Z', '') as timestamp) is not null"
+)
 
 TYPES = {
     "sales": {"timestamp": IS_MOMENT, "quantity": IS_WHOLE, "unit_price": IS_NUMBER, "total_amount": IS_NUMBER},
@@ -158,10 +164,9 @@ def compare(root: str, domain: str) -> tuple[int, list[str]]:
     checks = ", ".join(f"coalesce({test.format(c=name)}, false) as {name}_ok" for name, test in TYPES[domain].items())
     moment = MOMENT_OF.format(c='"timestamp"')
     parts = [f"case when {name} is not null and not {name}_ok then 'TYPE:{name}' end" for name in TYPES[domain]]
-    # A file may come in the day after its events at the earliest, so it is told what its latest event can be.
-    parts.append(
-        f"case when timestamp_ok and ({moment} < timestamp '1970-01-01' or year({moment}) > 9000) then 'OUT_OF_RANGE:timestamp' end"
-    )
+    # No file comes before its events, but these are drawn for a day that may be to come: only far ones are too late.
+    too_far = f"({moment} < timestamp '1970-01-01' or year({moment}) > 9000)"
+    parts.append(f"case when timestamp_ok and {too_far} then 'OUT_OF_RANGE:timestamp' end")
     for name in REQUIRED[domain]:
         missing = f"({name} is null or not {name}_ok)" if name in TYPES[domain] else f"{name} is null"
         if name == "total_amount":
