@@ -50,13 +50,19 @@ def keep(
     }
     run_id = {"run_name": f"{domain} {batch['span']}", "run_time": now.isoformat()}
     result = validation.result({"run_id": run_id, "lakejobs": batch})
+    pages = f"{lake.data_docs}/validations/{domain}"
+    storage.sweep(lake.validations(domain))
+    storage.sweep(pages)
     stamps = _stamps(lake, domain)
     name = storage.snapshot_name(domain, f"{stamps[-1]}.parquet" if stamps else None, now).removesuffix(".parquet")
     storage.write_json(f"{lake.validations(domain)}/{name}.json", result.to_json_dict())
-    page = f"{lake.data_docs}/validations/{domain}/{name}.html"
+    page = f"{pages}/{name}.html"
     storage.write_text(page, render_page(result, batch))
     prune(lake, domain)
-    storage.write_text(f"{lake.data_docs}/index.html", render_index(lake, domain))
+    # Runs of other domains write the index too: the last one has to have seen what the others kept.
+    with storage.lock(lake, "data_docs"):
+        storage.sweep(lake.data_docs)
+        storage.write_text(f"{lake.data_docs}/index.html", render_index(lake, domain))
     return page
 
 

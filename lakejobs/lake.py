@@ -10,7 +10,7 @@
     datalake/quality/data_docs/                                           the Data Docs site
     datalake/quality/report.html                                          the lake report
     datalake/_facts_<domain>.json                                         what was last seen of each file (a cache)
-    datalake/_lock_<domain>                                               held while a run writes to the domain
+    datalake/_lock_<domain>, _lock_data_docs                              held while a run writes to it
 
 Names that begin with `_` or `.` are ours and never end in `.parquet` or `.csv`, so a reader's glob meets data only.
 A file appears under its final name whole or not at all: it is written beside it as `_tmp-…`, flushed to the disk,
@@ -352,7 +352,7 @@ def explained(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
-    """Let one run at a time write to a domain. The lock goes when its holder does, however it ends."""
+    """Let one run at a time write to a domain, or to what else has the name. The lock goes when its holder does."""
     path = f"{lake.root}/_lock_{domain}"
     with explained(f"cannot lock {path}"):
         make_directory(lake.root)
@@ -361,7 +361,7 @@ def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("%s: another run is writing to this domain, waiting for it", domain)
+            log.info("%s: another run is writing to it, waiting for that", domain)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
 

@@ -183,6 +183,8 @@ class DomainState:
         if self._changed and os.path.isdir(self.lake.root):
             self._changed = False
             with contextlib.suppress(Exception):
+                # Another run that is saving at this moment loses what it learned, no more.
+                storage.sweep(self.lake.root)
                 storage.write_json(self.lake.facts(self.domain), self._facts, durable=False)
 
     # ---------------------------------------------------------------------------------------- asking

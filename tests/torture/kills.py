@@ -75,6 +75,7 @@ def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
         *found["before"]["troubles"],
         *is_old_or_new(found["before"]["content"], prepared.old, prepared.new),
         *after(found, prepared.new, place.said()),
+        *(f"{name} is left behind" for name in place.leftovers()),
     ]
     place.remove()
     return violations

@@ -1,0 +1,166 @@
+"""Tests of the tests: small changes to the code, each of which some test should notice.
+
+usage: scripts/torture mutants [--seed N] [--sample N] [module …]
+
+A sample of all the changes there are. Every mutant runs in a fork of a process that has imported the libraries; first
+the tests that notice most in little time, then all of a module's tests. Those that no test notices are listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib.util
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent.parent
+MODULES = ("lake", "bronze", "silver", "gold", "quality")
+QUICK = [
+    "tests/test_golden.py",
+    "tests/test_promises.py::test_a_file_delivered_again_under_its_name_is_landed_beside_the_first",
+    "tests/test_promises.py::test_the_latest_timestamp_wins_then_the_later_file_then_the_later_line",
+    "tests/test_promises.py::test_a_second_run_does_nothing",
+    "tests/test_promises.py::test_a_late_row_changes_its_own_day_and_nothing_else",
+    "tests/test_promises.py::test_a_truncated_silver_file_is_made_again_not_read",
+    "tests/test_promises.py::test_a_damaged_snapshot_is_made_again_and_gone",
+    "tests/test_promises.py::test_snapshots_are_kept_for_looking_back_and_no_more",
+    "tests/test_bad_input.py::test_uniqueness_is_judged_within_a_partition",
+]
+ALL = ["tests/test_promises.py", "tests/test_bad_input.py", "tests/test_command_line.py"]
+QUICK_SECONDS, ALL_SECONDS = 120, 600
+
+COMPARISONS = {
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+SUMS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mult, ast.BitOr: ast.BitAnd}
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """Every change to a module: its line, what it is, and the changed source."""
+    tree = ast.parse(source)
+    for number, node in enumerate(ast.walk(tree)):
+        for what, change in changes(node):
+            other = copy.deepcopy(tree)
+            twin = next(found for place, found in enumerate(ast.walk(other)) if place == number)
+            change(twin)
+            yield getattr(node, "lineno", 0), what, ast.unparse(ast.fix_missing_locations(other))
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, object]]:
+    def put(name: str, value: object) -> object:
+        return lambda twin: setattr(twin, name, value)
+
+    match node:
+        case ast.Compare(ops=[op]) if type(op) in COMPARISONS:
+            yield f"{ast.unparse(node)}: the comparison turned round", put("ops", [COMPARISONS[type(op)]()])
+        case ast.BoolOp():
+            other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+            yield f"{ast.unparse(node)}: and/or exchanged", put("op", other)
+        case ast.BinOp() if type(node.op) in SUMS and not isinstance(node.left, ast.Name | ast.Subscript):
+            yield f"{ast.unparse(node)}: another operator", put("op", SUMS[type(node.op)]())
+        case ast.Constant(value=bool()):
+            yield f"{node.value}: {not node.value}", put("value", not node.value)
+        case ast.Constant(value=int()):
+            yield f"{node.value}: one more", put("value", node.value + 1)
+        case ast.If() | ast.IfExp():
+            yield f"if {ast.unparse(node.test)}: always", put("test", ast.Constant(True))
+            yield f"if {ast.unparse(node.test)}: never", put("test", ast.Constant(False))
+        case ast.UnaryOp(op=ast.Not()):
+            yield f"{ast.unparse(node)}: without not", put("operand", ast.UnaryOp(ast.Not(), node.operand))
+        case ast.Return(value=ast.expr()) if not isinstance(node.value, ast.Constant):
+            yield f"{ast.unparse(node)}: nothing returned", put("value", ast.Constant(None))
+    if isinstance(node, ast.FunctionDef | ast.If | ast.With | ast.For):
+        for place, statement in enumerate(node.body):
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+
+                def drop(twin: ast.AST, place: int = place) -> None:
+                    twin.body[place] = ast.Pass()  # type: ignore[attr-defined]
+
+                yield f"{ast.unparse(statement)}: left out", drop
+
+
+def notice(module: str, source: str, tests: list[str], seconds: int) -> bool:
+    """Whether a test fails with the changed source in the module's place."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        signal.alarm(seconds)  # a mutant that hangs is noticed as well
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        os.chdir(PROJECT)
+        name = f"lakejobs.{module}"
+        path = PROJECT / f"lakejobs/{module}.py"
+
+        class Finder:
+            @staticmethod
+            def find_spec(wanted: str, *_: object) -> object:
+                return importlib.util.spec_from_loader(wanted, Loader(), origin=str(path)) if wanted == name else None
+
+        class Loader:
+            @staticmethod
+            def create_module(_: object) -> None:
+                return None
+
+            @staticmethod
+            def exec_module(made: object) -> None:
+                made.__file__ = str(path)  # type: ignore[attr-defined]
+                exec(compile(source, str(path), "exec"), made.__dict__)
+
+        sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
+        import pytest
+
+        with tempfile.TemporaryDirectory() as directory:
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={directory}/t", *tests])
+        os._exit(0 if code == 0 else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/torture mutants")
+    parser.add_argument("module", nargs="*", default=list(MODULES))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sample", type=int, default=150)
+    parser.add_argument("--quick", action="store_true", help="only the tests that notice most in little time")
+    arguments = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    for library in (
+        "luigi.cmdline",
+        "duckdb",
+        "pandas",
+        "pyarrow.parquet",
+        "great_expectations",
+        "hypothesis",
+        "pytest",
+    ):
+        importlib.import_module(library)
+    importlib.import_module("great_expectations.validator.validator")
+    known = [
+        (module, *mutant)
+        for module in arguments.module
+        for mutant in mutants((PROJECT / f"lakejobs/{module}.py").read_text())
+    ]
+    chosen = sorted(random.Random(arguments.seed).sample(known, min(arguments.sample, len(known))))
+    survivors = []
+    for number, (module, line, what, source) in enumerate(chosen, start=1):
+        noticed = notice(module, source, QUICK, QUICK_SECONDS)
+        if not noticed and not arguments.quick:
+            noticed = notice(module, source, ALL, ALL_SECONDS)
+        if not noticed:
+            survivors.append(f"{module}.py:{line}: {what}")
+        print(f"{number}/{len(chosen)} {'noticed ' if noticed else 'SURVIVED'} {module}.py:{line}: {what}", flush=True)
+    print(f"\n{len(known):,} mutants, {len(chosen)} tried, {len(chosen) - len(survivors)} noticed; not noticed:")
+    print("\n".join(survivors))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
