@@ -75,7 +75,8 @@ def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
         *found["before"]["troubles"],
         *is_old_or_new(found["before"]["content"], prepared.old, prepared.new),
         *after(found, prepared.new, place.said()),
-        *(f"{name} is left behind" for name in place.leftovers()),
+        # What spilled goes with the next run that has work for the engine.
+        *(f"{name} is left behind" for name in place.leftovers() if "_tmp-spill_" not in name),
     ]
     place.remove()
     return violations

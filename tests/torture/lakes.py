@@ -6,6 +6,7 @@ process itself never queries, validates or reads Parquet: a fork of a process wi
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import hashlib
 import json
@@ -202,7 +203,10 @@ class Place:
             os.chdir(self.root)
             redirect(self.log)
             sys.argv = ["luigi"]
-            luigi.cmdline.luigi_run(["--module", "lakejobs", *(arguments or ("GoldAll",)), "--local-scheduler"])
+            try:
+                luigi.cmdline.luigi_run(["--module", "lakejobs", *(arguments or ("GoldAll",)), "--local-scheduler"])
+            finally:
+                atexit._run_exitfuncs()  # a fork ends without them, a command does not
 
         return run
 
