@@ -122,6 +122,7 @@ def publish() -> bool:
             return False
         with DuckDB(spill) as engine:
             page = render(lake, states, made_from, engine)
+        storage.sweep(lake.report.rpartition("/")[0])
         storage.write_text(lake.report, page)
     return True
 
@@ -163,8 +164,8 @@ def identity(states: Mapping[str, DomainState | LakeError]) -> str:
         if isinstance(state, DomainState):
             parts += [
                 [[date.isoformat(), facts["files"], facts["records"], facts["rejected"], facts["notes"]]
-                 for date, facts in state.landings.items()],
-                [[date.isoformat(), footer["identity"]] for date, footer in state.silver.items()],
+                 for date, facts in sorted(state.landings.items())],
+                [[date.isoformat(), footer["identity"]] for date, footer in sorted(state.silver.items())],
                 [newest_snapshot(state, table)[0] for table in tables_of(state)],
                 state.passed_by,
             ]  # fmt: skip

@@ -40,7 +40,7 @@ from lakejobs.domains import DOMAINS, catalogue
 
 quality.import_great_expectations()
 docs._view()
-docs._style()
+docs.style()
 catalogue.products()
 
 HEADERS = {name: ",".join(domain.columns) for name, domain in DOMAINS.items()}
