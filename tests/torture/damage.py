@@ -15,7 +15,8 @@ KINDS = {
     "gold": "datalake/gold/**/*.parquet",
     "manifest": "datalake/bronze/**/_manifest.json",
     "facts": "datalake/_facts_*.json",
-    "validation": "datalake/quality/validations/**/*.json",
+    "validation": "datalake/quality/validations/**/[!_]*.json",
+    "index of validations": "datalake/quality/validations/**/_index.json",
 }
 OFFSETS = 64
 BITS = 64
