@@ -76,7 +76,7 @@ IS_NUMBER = (
 )
 MOMENT_OF = "try_cast(replace({c}, 'Z', '') as timestamp)"
 IS_MOMENT = (
-    "regexp_full_match({c}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9:]+Z?)?') "
+    "regexp_full_match({c}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ][0-9:]+([.][0-9]+)?Z?)?') "
     "and try_cast(replace({c}, 'Z', '') as timestamp) is not null"
 )
 
