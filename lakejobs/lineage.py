@@ -100,7 +100,9 @@ class DomainState:
             manifest = self.read_manifest(date)
             known = {**summarise(manifest), "seen": seen} if manifest else None
             if known is None or not covers(manifest, listing) or not self._holds(date, manifest):
-                self.stale.add(date)
+                # Where the only delivery is still being written there is nothing yet.
+                if known or listing["staged"] or listing["files"]:
+                    self.stale.add(date)
                 if known is None:
                     self.landings.pop(date, None)
                     return

@@ -8,6 +8,7 @@ import os
 import shutil
 
 import duckdb
+import luigi
 import pyarrow.parquet as pq
 import pytest
 from conftest import LakeUnderTest, sale
@@ -102,6 +103,20 @@ def test_the_same_file_delivered_again_is_not_landed_again(lake):
     assert [p.name for p in lake.bronze("2026-11-01").glob("*.csv")] == ["sales_20261101_120000.csv"]
     assert lake.run()
     assert lake.ran == []
+
+
+def test_a_file_that_grows_while_it_is_landed_is_left_for_the_next_run(lake):
+    path = lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+
+    def grow(task):
+        if path.stat().st_size < 300:
+            path.write_text(path.read_text() + sale("s2") + "\n")
+
+    Bronze.event_handler(luigi.Event.START)(grow)
+    assert lake.run()
+    assert lake.silver().empty
+    assert lake.run()
+    assert list(lake.silver()["sale_id"]) == ["s1", "s2"]
 
 
 def test_a_file_without_a_stamp_touched_on_another_day_is_not_landed_again(lake):
