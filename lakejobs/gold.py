@@ -115,7 +115,10 @@ class GoldTarget(luigi.Target):
 
     def exists(self) -> bool:
         state = lineage.state(domain_of(self.table))
-        return not state.stale_landings() and not state.stale_dates() and is_fresh(state, self.table)
+        fresh = not state.stale_landings() and not state.stale_dates() and is_fresh(state, self.table)
+        # Where this run has nothing to publish, nobody else keeps what was learned of the snapshot.
+        state.save()
+        return fresh
 
     def __str__(self) -> str:
         return self.path

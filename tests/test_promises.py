@@ -305,6 +305,18 @@ def test_every_cache_can_be_thrown_away(lake, tmp_path):
     assert lake.content() == expected
 
 
+def test_a_run_with_nothing_to_do_keeps_what_it_learned_of_every_file(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale())
+    assert lake.run()
+    facts = lake.root / "datalake/_facts_sales.json"
+    facts.unlink()
+    (lake.root / "datalake/_tmp-1-1").write_text("what a dead run left")
+    assert lake.run() and not lake.ran
+    known = {path.partition("/")[0] for path in storage.read_json(str(facts))["parquet"]}
+    assert known == {"silver", "gold"}
+    assert not list(lake.root.glob("datalake/_tmp-*"))
+
+
 def test_a_deleted_bronze_file_takes_its_rows_along(lake):
     staged = lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     lake.deliver("sales", "sales_20261101_130000.csv", sale("s2"))
