@@ -40,7 +40,8 @@ NAMES = {number: name for name, (number, _) in X86_64.items()}
 READING = ("read", "pread64", "readv", "preadv", "getdents64", "flock", "close")
 LOOKING = ("stat", "lstat", "newfstatat", "statx")
 MUTATING = tuple(name for name in X86_64 if name not in READING + LOOKING)
-WRITES = ("write", "pwrite64", "writev", "pwritev", "pwritev2")
+WRITES = ("write", "pwrite64", "sendfile")
+"""Those whose data can be told; nothing here uses the others."""
 OPENS = ("open", "openat", "creat")
 
 AUDIT_ARCH = 0xC000003E
@@ -99,16 +100,20 @@ class Call:
     @property
     def data(self) -> bytes:
         """What is about to be written."""
-        assert self.name in ("write", "pwrite64"), self.name
-        return self._memory(self.arguments[1], self.arguments[2])
+        assert self.name in WRITES, self.name
+        if self.name != "sendfile":
+            return self._memory(self.arguments[1], self.arguments[2])
+        assert not self.arguments[2], "from where the source stands"
+        with open(f"/proc/{self.thread}/fd/{self.arguments[1]}", "rb") as source:
+            source.seek(int(self._fdinfo(self.arguments[1])["pos"]))
+            return source.read(self.arguments[3])
 
     @property
     def offset(self) -> int:
         """Where it is about to be written."""
         if self.name == "pwrite64":
             return self.arguments[3]
-        with open(f"/proc/{self.thread}/fdinfo/{self.arguments[0]}") as handle:
-            known = dict(line.split(":", 1) for line in handle)
+        known = self._fdinfo(self.arguments[0])
         if int(known["flags"], 8) & os.O_APPEND:
             return os.stat(f"/proc/{self.thread}/fd/{self.arguments[0]}").st_size
         return int(known["pos"])
@@ -121,6 +126,10 @@ class Call:
             os.pwrite(descriptor, data[: len(data) // 2], offset)
         finally:
             os.close(descriptor)
+
+    def _fdinfo(self, descriptor: int) -> dict[str, str]:
+        with open(f"/proc/{self.thread}/fdinfo/{descriptor}") as handle:
+            return dict(line.split(":", 1) for line in handle)
 
     def _descriptor(self, number: int) -> str:
         try:

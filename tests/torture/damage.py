@@ -49,7 +49,7 @@ def damages(short: bool, seed: int) -> Iterator[Row]:
                 (f"truncated at {OFFSETS} offsets", [cut(number) for number in range(OFFSETS)]),
                 ("with a flipped bit", [flip] * BITS),
             ):
-                row = Row(f"a {kind} file {how}", seed)
+                row = Row(f"{kind} file {how}", seed)
                 lots = [(number, harms[number::8]) for number in range(8)]
                 if short:
                     lots = lots[:1]

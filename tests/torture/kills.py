@@ -51,7 +51,7 @@ def kill_points(prepared: Prepared) -> list[tuple[int, str]]:
 
     assert calls.supervise(place.command(), count, [f"{place.root}/datalake"], TIMEOUT) == 0, place.said()
     place.remove()
-    halves = [(number, calls.HALF) for number, _, name in points if name in ("write", "pwrite64")]
+    halves = [(number, calls.HALF) for number, _, name in points if name in calls.WRITES]
     return [(number, how) for number, how, _ in points] + halves
 
 
@@ -64,7 +64,7 @@ def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
         seen += call.changes
         if not call.changes or seen != number:
             return None
-        return how if how == calls.KILL or call.name in ("write", "pwrite64") else calls.KILL
+        return how if how == calls.KILL or call.name in calls.WRITES else calls.KILL
 
     code = calls.supervise(place.command(), decide, [f"{place.root}/datalake"], TIMEOUT)
     # A run is not quite the same twice; one that made fewer calls has ended by itself.
