@@ -11,7 +11,8 @@ import contextlib
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import luigi
@@ -87,18 +88,20 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
         storage.sweep(state.lake.bronze(state.domain, date))
         before = state.read_manifest(date) or {"staged": {}, "files": []}
         staged = dict(before["staged"])
+        inspected: dict[str, records.Inspection] = {}
         for file in list(state.staged.get(date, ())):
             if staged.get(file.name) == [file.size, file.mtime_ns]:
                 continue
             try:
-                copied += _copy(state, domain, date, file)
+                inspected |= _copy(state, domain, date, file)
                 staged[file.name] = [file.size, file.mtime_ns]
             except StillWrittenError:
                 state.staged[date].remove(file)
                 log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
             except LakeError as error:
                 troubles.append(str(error))
-        files, unknown = describe(state, domain, date, before["files"])
+        copied += len(inspected)
+        files, unknown = describe(state, domain, date, before["files"], inspected)
         new += [(date, entry) for entry in unknown]
         if files or staged or before["files"]:
             partitions[date] = {"scan": state.scan_hash, "staged": staged, "files": files}
@@ -121,8 +124,8 @@ class StillWrittenError(Exception):
     """A staged file changed while it was read."""
 
 
-def _copy(state: DomainState, domain: Domain, date: dt.date, file: File) -> bool:
-    """Land one staged file. False where the very same delivery is in bronze already.
+def _copy(state: DomainState, domain: Domain, date: dt.date, file: File) -> dict[str, records.Inspection]:
+    """Land one staged file. Returns what is known of it by its name in bronze; nothing where it is there already.
 
     Same name and same content: already landed. Same name, other content: lands as `<stem>-<hash8>.csv`.
     """
@@ -134,16 +137,24 @@ def _copy(state: DomainState, domain: Domain, date: dt.date, file: File) -> bool
         for path in taken:
             there = storage.file(path)
             if there and there.size == file.size and _hash(path) == content:
-                return False
+                return {}
         if target in taken:
             stem, dot, suffix = file.name.rpartition(".")
             target = f"{state.lake.bronze(state.domain, date)}/{stem}-{content[:8]}{dot}{suffix}"
             if storage.file(target):
-                return False
-    with storage.reading(source) as handle, storage.publish(target) as temporary:
-        storage.copy(handle, temporary)
+                return {}
+    with storage.reading(source) as handle, storage.reading(source) as again, storage.publish(target) as temporary:
+        with ThreadPoolExecutor(1) as pool:
+            # The kernel copies a large file while it is looked at.
+            copying = pool.submit(storage.copy, handle, temporary) if file.size > records.CHUNK else None
+            inspection = records.inspect(again, list(domain.columns))
+            if copying:
+                copying.result()
+        if not copying:
+            storage.copy(handle, temporary)
         _must_be(handle, file)
-    return True
+        _must_be(again, file)
+    return {target.rpartition("/")[2]: inspection}
 
 
 def _namesakes(state: DomainState, date: dt.date, file: File) -> Iterator[str]:
@@ -173,12 +184,16 @@ def _must_be(handle: Any, file: File) -> None:
 
 
 def describe(
-    state: DomainState, domain: Domain, date: dt.date, before: Sequence[dict[str, Any]]
+    state: DomainState,
+    domain: Domain,
+    date: dt.date,
+    before: Sequence[dict[str, Any]],
+    inspected: Mapping[str, records.Inspection],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The manifest's entries for the files of a partition, in the order they landed, and which of them are new.
 
-    Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Reports
-    files that changed or went after they had landed.
+    Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Of files
+    that landed just now, `inspected` says what is known. Reports files that changed or went after they had landed.
     """
     directory = state.lake.bronze(state.domain, date)
     known = {entry["name"]: entry for entry in before}
@@ -191,8 +206,11 @@ def describe(
         if old and old["signature"] == file.signature:
             entries.append(old)
             continue
-        with storage.reading(f"{directory}/{file.name}") as handle:
-            inspection = records.inspect(handle, list(domain.columns))
+        if file.name in inspected:
+            inspection = inspected[file.name]
+        else:
+            with storage.reading(f"{directory}/{file.name}") as handle:
+                inspection = records.inspect(handle, list(domain.columns))
         if old and old["inspection"]["sha256"] == inspection.sha256:
             entries.append({**old, "mtime_ns": file.mtime_ns, "signature": file.signature})
             continue

@@ -99,7 +99,7 @@ class DomainState:
         if known is None or known["seen"] != seen:
             manifest = self.read_manifest(date)
             known = {**summarise(manifest), "seen": seen} if manifest else None
-            if known is None or not covers(manifest, listing) or not self._holds(date, manifest):
+            if manifest is None or not covers(manifest, listing) or not self._holds(date, manifest):
                 # Where the only delivery is still being written there is nothing yet.
                 if known or listing["staged"] or listing["files"]:
                     self.stale.add(date)
@@ -278,10 +278,8 @@ def identity(file: dict[str, Any]) -> list[Any]:
     return [file["name"], file["bytes"], file["inspection"]["sha256"]]
 
 
-def covers(manifest: dict[str, Any] | None, listing: dict[str, list[list[Any]]]) -> bool:
+def covers(manifest: dict[str, Any], listing: dict[str, list[list[Any]]]) -> bool:
     """Whether a manifest is of just these files in bronze, and every staged one has been landed as it is now."""
-    if manifest is None:
-        return False
     described = sorted([file["name"], file["bytes"], file["mtime_ns"]] for file in manifest["files"])
     return described == sorted(file[:3] for file in listing["files"]) and all(
         manifest["staged"].get(name) == [size, mtime] for name, size, mtime in listing["staged"]
