@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,18 +71,25 @@ class Bench:
         return measured
 
 
+# A process begins with the memory of the one that starts it, which counts for its peak: a small one starts it.
+STARTER = """
+import os, sys, time
+start = time.perf_counter()
+process = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(process, 0)
+print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
+
+
 def run(command: list[str], cwd: Path) -> tuple[float, float]:
     """Wall time (s) and peak resident memory (MB) of a process; what it printed where it fails."""
-    with tempfile.TemporaryFile("w+") as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            sys.exit(f"{' '.join(command)} in {cwd} ended with {process.returncode}:\n{output.read()[-3000:]}")
-    return wall, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+    starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
+    done = subprocess.run(starter, cwd=cwd, capture_output=True, text=True, check=True)
+    said, _, measured = done.stdout.rstrip().rpartition("\n")
+    wall, peak, code = measured.split()
+    if code != "0":
+        sys.exit(f"{' '.join(command)} in {cwd} ended with {code}:\n{(said + done.stderr)[-3000:]}")
+    return float(wall), int(peak) / (1024 if sys.platform == "linux" else 1 << 20)
 
 
 def gold_all(root: Path, *arguments: str) -> tuple[float, float]:
@@ -233,8 +239,8 @@ def docs(bench: Bench) -> None:
         for domain in DOMAINS:
             directory = root / f"datalake/quality/validations/{domain}"
             pages = root / f"datalake/quality/data_docs/validations/{domain}"
-            first = min(directory.iterdir())
-            while (count := len(list(directory.iterdir()))) < stored:
+            first = min(directory.glob("[!_]*.json"))
+            while (count := len(list(directory.glob("[!_]*.json")))) < stored:
                 name = f"20260101_000000_{count:06d}"
                 shutil.copy(first, directory / f"{name}.json")
                 shutil.copy(pages / f"{first.stem}.html", pages / f"{name}.html")
