@@ -4,8 +4,8 @@ A file is fresh when both agree. Nothing here opens a CSV, and a file that was s
 was learned of it is kept in `_facts_<domain>.json` together with its size, times and inode, and holds until one of
 those changes. That file is a cache; without it everything is read, verified and learned anew.
 
-A *session* is one run of Luigi's worker. It works on the files that were staged when it began; what arrives later is
-the next run's. What other runs publish meanwhile is noticed by the token they leave in the domain's lock file.
+A run of Luigi's worker works on the files that were staged when it began; what arrives later is the next run's. What
+other runs publish meanwhile is noticed by the token they leave in the domain's lock file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class DomainState:
         self.lake = lake
         self.domain = domain
         self.staged: dict[dt.date, list[File]] = {}
-        """Deliveries that were in staging when the session began, by landing date."""
+        """Deliveries that were in staging when the run began, by landing date."""
         self.passed_by: list[str] = []
         """Files in staging that are no deliveries and not being written either."""
         self.landings: dict[dt.date, dict[str, Any]] = {}
@@ -286,20 +286,19 @@ def covers(manifest: dict[str, Any], listing: dict[str, list[list[Any]]]) -> boo
     )
 
 
-# ------------------------------------------------------------------------------------------------ sessions
+# ------------------------------------------------------------------------------------------------ runs
 
-_states: dict[tuple[Lake, str], tuple[object, DomainState]] = {}
+_states: dict[str, tuple[object, DomainState]] = {}
 
 
 def state(domain: str) -> DomainState:
-    """The state of a domain of the current lake, looked at once a session and again when another run published."""
-    lake = storage.current()
-    session = _session()
-    known_session, known = _states.get((lake, domain), (None, None))
-    if known is None or known_session is not session or session is None:
-        known = DomainState(lake, domain)
-        _states[lake, domain] = (session, known)
-    elif generation(lake, domain) != known.generation:
+    """The state of a domain of the current lake, looked at once a run and again when another one published."""
+    run = _run()
+    known_run, known = _states.get(domain, (None, None))
+    if known is None or known_run is not run or run is None:
+        known = DomainState(storage.current(), domain)
+        _states[domain] = (run, known)
+    elif generation(known.lake, domain) != known.generation:
         known.rescan()
     return known
 
@@ -307,10 +306,10 @@ def state(domain: str) -> DomainState:
 _inherited: object = None
 
 
-def _session() -> object:
+def _run() -> object:
     """What tells one run of a Luigi worker from the next: the thread that keeps in touch with the scheduler.
 
-    A worker's child process goes on with its parent's session. None outside a worker: then nothing is remembered.
+    A worker's child process goes on with its parent's run. None outside a worker: then nothing is remembered.
     """
     global _inherited
     if multiprocessing.parent_process() is not None and _inherited is not None:
