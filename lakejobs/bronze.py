@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -87,7 +87,10 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
         report(f"landing {date}", 50 * number // len(dates))
         storage.sweep(state.lake.bronze(state.domain, date))
         before = state.read_manifest(date) or {"staged": {}, "files": []}
-        staged = dict(before["staged"])
+        there = {file.name for file in storage.files(state.lake.bronze(state.domain, date))}
+        gone = {entry["name"] for entry in before["files"]} - there
+        # What is still staged lands again where its file in bronze is gone.
+        staged = {name: known for name, known in before["staged"].items() if not gone & {name, *_again(name, gone)}}
         inspected: dict[str, records.Inspection] = {}
         for file in list(state.staged.get(date, ())):
             if staged.get(file.name) == [file.size, file.mtime_ns]:
@@ -240,6 +243,11 @@ def describe(
     entries.sort(key=lambda entry: _landing_order(entry, names))
     new.sort(key=lambda entry: _landing_order(entry, names))
     return entries, new
+
+
+def _again(name: str, among: Iterable[str]) -> list[str]:
+    """Those of some bronze files that a delivery of this name may have become, besides the one of its own name."""
+    return [other for other in among if (found := REDELIVERED.fullmatch(other)) and found[1] + found[2] == name]
 
 
 def _landing_order(entry: dict[str, Any], names: set[str]) -> tuple[Any, ...]:

@@ -6,10 +6,16 @@ Each value can be set in `luigi.cfg` or on the command line: `[lake] root=…` i
 from __future__ import annotations
 
 import datetime as dt
+import re
 import warnings
 from typing import Any
 
 import luigi
+
+from lakejobs.console import LakeError
+
+TIMESTAMP_FORMAT = re.compile(r"(?:[^%]|%%|%-?[aAbBdfgHIjmMpSuUwWyYzZ])+")
+"""What `strptime` knows in engines and in Python."""
 
 
 class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section after its class
@@ -34,6 +40,21 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     )
     memory_limit = luigi.Parameter(default="60%", description="What the engine may use, e.g. 4GB or 60%.")
     chunk_rows = luigi.IntParameter(default=500_000, description="Rows validated in one piece.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.chunk_rows < 1:
+            raise LakeError(f"[lake] chunk_rows={self.chunk_rows}: a piece has at least one row")
+        for domain, formats in self.timestamp_formats.items():
+            if not isinstance(formats, list | tuple) or not all(isinstance(form, str) for form in formats):
+                raise LakeError(
+                    f'[lake] timestamp_formats: of {domain} a list of formats is wanted: {{"{domain}": ["%m/%d/%Y"]}}'
+                )
+            for form in formats:
+                if not TIMESTAMP_FORMAT.fullmatch(form):
+                    raise LakeError(
+                        f"[lake] timestamp_formats: {form!r} of {domain} is no format such as %m/%d/%Y %H:%M"
+                    )
 
 
 # Without these a failed task exits 0, a missing luigid is waited for for a minute, and two runs at once are

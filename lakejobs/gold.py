@@ -7,10 +7,12 @@ hash of its SQL, so the next run knows what is left to do.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import importlib.resources
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,9 +27,9 @@ from lakejobs.domains import DOMAINS
 from lakejobs.engine import DuckDB
 from lakejobs.lineage import DomainState
 from lakejobs.parameters import NameParameter
-from lakejobs.silver import DomainSilver
+from lakejobs.silver import BOOKKEEPING, DomainSilver
 
-HEADER = re.compile(r"-- grain: (?P<grain>[a-z0-9_, ]+)\n-- source: (?P<source>[a-z0-9_]+)\n")
+HEADER = re.compile(r"-- grain: (?P<grain>[a-z0-9_, ]+)\s*\n-- source: (?P<source>[a-z0-9_]+)\s*\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,29 +47,52 @@ class Table:
         return hashlib.sha256(self.sql.encode()).hexdigest()[:32]
 
     @property
+    def statement(self) -> str:
+        """The SQL without what may stand behind a statement."""
+        return self.sql.rstrip().rstrip(";")
+
+    @property
     def is_daily(self) -> bool:
         return "date" in self.grain
 
 
-@cache
 def tables() -> dict[str, Table]:
-    """Every gold table by name; those that others read come first."""
-    found = {}
-    for file in sorted(importlib.resources.files("lakejobs").joinpath("sql/gold").iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".sql"):
-            table = parse_table(file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
-            found[table.name] = table
+    """Every gold table by name, without those whose SQL file is broken."""
+    return parse_tables(read_sql())[0]
+
+
+def broken_tables() -> dict[str, str]:
+    """What is wrong with the SQL files of the other tables, by the table's name."""
+    return parse_tables(read_sql())[1]
+
+
+@cache
+def read_sql() -> tuple[tuple[str, str], ...]:
+    """Name and text of every SQL file."""
+    files = importlib.resources.files("lakejobs").joinpath("sql/gold").iterdir()
+    sql = {file.name.removesuffix(".sql"): file for file in files if file.name.endswith(".sql")}
+    return tuple((name, sql[name].read_text(encoding="utf-8")) for name in sorted(sql))
+
+
+@cache
+def parse_tables(sql: tuple[tuple[str, str], ...]) -> tuple[dict[str, Table], dict[str, str]]:
+    """The tables that SQL files describe, and what is wrong with the others."""
+    found, broken = {}, {}
+    for name, text in sql:
+        header = HEADER.match(text)
+        if header:
+            grain = tuple(column.strip().lower() for column in header["grain"].split(","))
+            found[name] = Table(name, grain, header["source"].lower(), text)
+        else:
+            broken[name] = f"sql/gold/{name}.sql does not begin with the lines '-- grain: …' and '-- source: …'"
+    made: dict[str, Table] = {}
+    while ready := [table for table in found.values() if table.source in DOMAINS or table.source in made]:
+        made |= {table.name: found.pop(table.name) for table in ready}
     for table in found.values():
-        if table.source not in DOMAINS and table.source not in found:
-            raise LakeError(f"sql/gold/{table.name}.sql: its source {table.source} is neither a domain nor a table")
-    return dict(sorted(found.items(), key=lambda item: item[1].source not in DOMAINS))
-
-
-def parse_table(name: str, sql: str) -> Table:
-    header = HEADER.match(sql)
-    if not header:
-        raise LakeError(f"sql/gold/{name}.sql does not begin with the lines '-- grain: …' and '-- source: …'")
-    return Table(name, tuple(column.strip() for column in header["grain"].split(",")), header["source"], sql)
+        broken[table.name] = (
+            f"sql/gold/{table.name}.sql: its source {table.source} is neither a domain nor a gold table that works"
+        )
+    return made, broken
 
 
 def domain_of(table: Table) -> str:
@@ -77,7 +102,7 @@ def domain_of(table: Table) -> str:
 
 class TableParameter(NameParameter):
     def __init__(self) -> None:
-        super().__init__("gold table", tables())
+        super().__init__("gold table", (name for name, _ in read_sql()))
 
 
 class Gold(luigi.Task):
@@ -87,13 +112,20 @@ class Gold(luigi.Task):
     priority = 1
 
     def requires(self) -> list[luigi.Task]:
+        if self.table in broken_tables():
+            return []
         source = tables()[self.table].source
         return [DomainSilver(source)] if source in DOMAINS else [Gold(source)]
 
-    def output(self) -> GoldTarget:
-        return GoldTarget(self.table)
+    def output(self) -> GoldTarget | list[GoldTarget]:
+        return [] if self.table in broken_tables() else GoldTarget(self.table)
+
+    def complete(self) -> bool:
+        return self.table not in broken_tables() and super().complete()
 
     def run(self) -> None:
+        if self.table in broken_tables():
+            raise LakeError(broken_tables()[self.table])
         table = tables()[self.table]
         with lineage.state(domain_of(table)).locked() as state:
             if not is_fresh(state, table):
@@ -159,7 +191,9 @@ def build(state: DomainState, table: Table) -> str:
     """Publish a new snapshot. Returns what was done."""
     before, footer = newest_snapshot(state, table)
     made_from = inputs(state, table)
-    old = footer["inputs"] if footer and footer["sql"] == table.hash else {}
+    old = {}
+    if before and footer and footer["sql"] == table.hash:
+        old = (storage.read_footer(state.lake.gold(table.name, before)) or {}).get("inputs", {})
     directory = state.lake.layer("gold", table.name)
     storage.sweep(directory)
     with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
@@ -171,7 +205,11 @@ def build(state: DomainState, table: Table) -> str:
         _read_source(state, table, changed, engine)
         now = dt.datetime.now(dt.UTC)
         stamp = f"timestamp '{now.replace(tzinfo=None)}' as generated_at"
-        query = f"select *, {stamp} from (\n{table.sql}\n) as computed"
+        with _explained(table):
+            engine.run(f"create temp table computed as select * from (\n{table.statement}\n) as computed")
+            if table.is_daily and table.source in DOMAINS:
+                _check_dates(state, table, changed, engine)
+        query = f"select *, {stamp} from computed"
         if carried and before:
             engine.read_parquet("carried", [state.lake.gold(table.name, before)])
             days = ", ".join(f"date '{date}'" for date in carried)
@@ -184,7 +222,7 @@ def build(state: DomainState, table: Table) -> str:
             "inputs": made_from,
             "generated_at": now.isoformat(),
         }
-        with storage.publish(state.lake.gold(table.name, name)) as temporary:
+        with _explained(table), storage.publish(state.lake.gold(table.name, name)) as temporary:
             rows = engine.write_parquet(
                 f"select * from ({query}) as snapshot order by {', '.join(table.grain)}",
                 temporary,
@@ -195,6 +233,39 @@ def build(state: DomainState, table: Table) -> str:
     if not table.is_daily:
         return counted(rows, "row")
     return f"{counted(rows, 'row')}, {counted(len(changed), 'day')} computed, {len(carried):,} carried over"
+
+
+@contextlib.contextmanager
+def _explained(table: Table) -> Iterator[None]:
+    """Turn an error of the table's SQL into a message that names the file."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.IOException:
+        raise
+    except duckdb.Error as error:
+        said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error).strip())
+        raise LakeError(f"sql/gold/{table.name}.sql: {' '.join(said.split())}") from error
+
+
+def _check_dates(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:
+    """Refuse a table that counts an event to another date than its UTC day: carried over day by day, its rows would be
+    lost or stand twice. Judged by all days together, and by each of the last two alone."""
+    _refuse_other_dates(table, "computed", dates, engine)
+    for date in dates[-2:] if len(dates) > 1 else []:
+        engine.run(f"drop view {table.source}")
+        _read_source(state, table, [date], engine)
+        _refuse_other_dates(table, f"(\n{table.statement}\n)", [date], engine)
+
+
+def _refuse_other_dates(table: Table, rows: str, dates: list[str], engine: DuckDB) -> None:
+    known = "".join(f" and date <> date '{date}'" for date in dates)
+    for (other,) in engine.rows(f"select date from {rows} as computed where date is null or (true{known}) limit 1"):
+        raise LakeError(
+            f"sql/gold/{table.name}.sql: it counts events of {dates[-1]} to {other}, but the date in a grain is the "
+            "UTC day of the event. Name that column otherwise, such as week; then the table is computed whole."
+        )
 
 
 def _read_source(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:
@@ -215,7 +286,8 @@ def _read_source(state: DomainState, table: Table, dates: list[str], engine: Duc
 def empty_row(domain: str) -> str:
     """A domain's columns, typed, for a table without rows."""
     types = {"text": "string", "integer": "bigint", "number": "double", "timestamp": "timestamp"}
-    return ", ".join(f"cast(null as {types[kind]}) as {name}" for name, kind in DOMAINS[domain].columns.items())
+    columns = {name: types[kind] for name, kind in DOMAINS[domain].columns.items()} | BOOKKEEPING
+    return ", ".join(f"cast(null as {kind}) as {name}" for name, kind in columns.items())
 
 
 def prune(state: DomainState, table: Table) -> None:
@@ -227,3 +299,4 @@ def prune(state: DomainState, table: Table) -> None:
             storage.remove(path)
     for name in snapshots(state, table)[: -1 - max(0, settings().keep_snapshots)]:
         storage.remove(state.lake.gold(table.name, name))
+        state.footer(state.lake.gold(table.name, name))  # is not to be remembered

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from lakejobs import lake as storage
 from lakejobs import quality, transform
-from lakejobs.console import log
+from lakejobs.console import few, log
 from lakejobs.domains import DOMAINS
 from lakejobs.lake import File, Lake
 from lakejobs.records import content_hash
@@ -45,7 +45,7 @@ class DomainState:
         self.staged: dict[dt.date, list[File]] = {}
         """Deliveries that were in staging when the run began, by landing date."""
         self.passed_by: list[str] = []
-        """Files in staging that are no deliveries and not being written either."""
+        """What is in staging and is no delivery, nor being written: other files, links, directories; and why."""
         self.landings: dict[dt.date, dict[str, Any]] = {}
         """Facts of each bronze partition: see `Bronze`'s manifest; without what concerns single files."""
         self.stale: set[dt.date] = set()
@@ -73,8 +73,11 @@ class DomainState:
             if storage.is_data(file.name):
                 self.staged.setdefault(storage.landing_date(file), []).append(file)
             elif not file.name.startswith((".", "_")) and not file.name.endswith(storage.BEING_WRITTEN):
-                self.passed_by.append(file.name)
-        self.passed_by += storage.odd_entries(self.lake.staging_directory(self.domain))
+                self.passed_by.append(f"{file.name} (no .csv)")
+        directory = self.lake.staging_directory(self.domain)
+        self.passed_by += [f"{name} (no ordinary file)" for name in storage.odd_entries(directory)]
+        if self.passed_by:
+            log.warning("%s: left alone: %s", directory, few(self.passed_by))
 
     def rescan(self) -> None:
         """Look at bronze and silver again."""
@@ -153,7 +156,7 @@ class DomainState:
             self.silver[date] = footer
 
     def footer(self, path: str) -> dict[str, Any] | None:
-        """The footer of one of our Parquet files, without its lists of files; None unless the file is whole.
+        """The footer of one of our Parquet files, in brief; None unless the file is whole.
 
         A file whose size, times or inode are not those remembered is read once and its checksum compared.
         """
@@ -179,6 +182,11 @@ class DomainState:
         for date in [date for date in landings if dt.date.fromisoformat(date) not in self.landings]:
             del landings[date]
             self._changed = True
+        there = {self.lake.relative(self.lake.silver(self.domain, date)) for date in self.silver}
+        for relative in self._facts["parquet"].keys() - there:
+            if storage.file(f"{self.lake.root}/{relative}") is None:
+                del self._facts["parquet"][relative]
+                self._changed = True
 
     def save(self) -> None:
         """Keep what was learned. Losing it costs time only, so it is not forced to the disk."""
@@ -251,8 +259,8 @@ class DomainState:
 
 
 def brief(footer: dict[str, Any]) -> dict[str, Any]:
-    """A footer without what is only of use to people: the files by name."""
-    return {key: value for key, value in footer.items() if key not in ("checksum", "lineage")}
+    """A footer without what is seldom asked for: what the file was made from, one by one."""
+    return {key: value for key, value in footer.items() if key not in ("checksum", "lineage", "inputs")}
 
 
 def summarise(manifest: dict[str, Any]) -> dict[str, Any]:

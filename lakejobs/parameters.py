@@ -40,13 +40,16 @@ class DateParameter(luigi.DateParameter):
 
 
 class DatesParameter(luigi.Parameter[str]):
-    """A day, YYYY-MM-DD, or several joined by commas: Luigi joins tasks of single days to one that does them all."""
+    """A day, YYYY-MM-DD, or several joined by commas: Luigi joins tasks of single days to one that does them all.
+
+    In the order of days, whatever order they come in: a scheduler joins them as it once met them.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(batch_method=",".join, **kwargs)
 
     def normalize(self, value: str | dt.date) -> str:
-        return ",".join(parse_date(day).isoformat() for day in str(value).split(","))
+        return ",".join(sorted({parse_date(day).isoformat() for day in str(value).split(",")}))
 
 
 class BatchParameter(luigi.Parameter[dt.datetime]):

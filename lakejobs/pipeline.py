@@ -11,7 +11,7 @@ from lakejobs import lineage, report
 from lakejobs.bronze import Bronze
 from lakejobs.console import LakeError
 from lakejobs.domains import DOMAINS
-from lakejobs.gold import Gold, tables
+from lakejobs.gold import Gold, broken_tables, tables
 from lakejobs.parameters import BatchParameter, DomainParameter
 from lakejobs.report import Report
 from lakejobs.silver import DomainSilver
@@ -64,10 +64,11 @@ class SilverAll(luigi.WrapperTask):
 
 
 class GoldAll(luigi.WrapperTask):
-    """Every gold table, everything that is due below it, and the report."""
+    """Every gold table, everything that is due below, whether a table reads it or not, and the report."""
 
     def requires(self) -> list[luigi.Task]:
-        return [*(Gold(table) for table in tables()), Report()]
+        names = [*tables(), *broken_tables()]
+        return [*(DomainSilver(domain) for domain in DOMAINS), *(Gold(table) for table in names), Report()]
 
     def complete(self) -> bool:
         # A domain that cannot be looked at fails by itself, and says why; the others are made all the same.

@@ -33,6 +33,8 @@ from lakejobs.domains import Domain
 if TYPE_CHECKING:
     import datetime as dt
 
+    import numpy as np
+    import pandas as pd
     import pyarrow as pa
 
 SEVERITIES = ("critical", "warning", "info")
@@ -63,6 +65,11 @@ class Rule:
     columns: tuple[str, ...]
     """Columns of the domain that its arguments name."""
     content: Mapping[str, Any]
+
+    @property
+    def is_across(self) -> bool:
+        """Whether it compares columns with each other."""
+        return any(argument in (self.content.get("kwargs") or {}) for argument in ("column_A", "column_list"))
 
     def __str__(self) -> str:
         return f"{self.code} ({self.type})"
@@ -123,6 +130,9 @@ def _rule(path: str, domain: Domain, position: int, content: Any) -> Rule:
     if not isinstance(content, dict) or not isinstance(content.get("type"), str):
         raise LakeError(f'{where}: it has no "type"')
     where += f" ({content['type']})"
+    for part in ("kwargs", "meta"):
+        if not isinstance(content.get(part) or {}, dict):
+            raise LakeError(f'{where}: "{part}" has to be an object in braces')
     code = (content.get("meta") or {}).get("code")
     if not isinstance(code, str) or not code or "; " in code:
         raise LakeError(f'{where}: "meta" needs a "code", the name that rows that fail it are marked with')
@@ -131,7 +141,9 @@ def _rule(path: str, domain: Domain, position: int, content: Any) -> Rule:
         raise LakeError(f"{where}: severity {severity!r} is none of {', '.join(SEVERITIES)}")
     arguments = content.get("kwargs") or {}
     named = [arguments[key] for key in ("column", "column_A", "column_B") if key in arguments]
-    named += arguments.get("column_list", [])
+    if not isinstance(column_list := arguments.get("column_list", []), list):
+        raise LakeError(f'{where}: "column_list" has to be a list')
+    named += column_list
     for column in named:
         if column not in domain.rule_columns:
             raise LakeError(f"{where}: {domain.name} has no column {column!r}; it has {', '.join(domain.rule_columns)}")
@@ -195,13 +207,14 @@ class Validation:
         self._row_local: list[Rule] = []
         self._whole: list[Rule] = []
         self._configurations: dict[int, Any] = {}
+        self.outcomes: dict[int, Outcome] = {}
         for rule in suite.rules:
-            configuration, row_local = _configuration(suite, rule)
+            configuration, row_level = _configuration(suite, rule, domain)
             self._configurations[rule.position] = configuration
-            (self._row_local if row_local else self._whole).append(rule)
+            self.outcomes[rule.position] = Outcome(rule, row_level)
+            (self._row_local if row_level and rule.type not in NOT_ROW_LOCAL else self._whole).append(rule)
         self._failures: dict[int, list[Any]] = {}  # rule position → arrays of row numbers
         self.example_rows: dict[int, list[int]] = {}  # rule position → row numbers of the first to fail it
-        self.outcomes = {rule.position: Outcome(rule) for rule in suite.rules}
 
     @property
     def columns(self) -> list[str]:
@@ -227,24 +240,37 @@ class Validation:
 
     def add_rows(self, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
         """Judge rows, whatever their partition. `numbers` are their row numbers."""
-        self._evaluate(self._row_local, numbers, columns, None)
+        self._judge(self._row_local, numbers, columns, None)
 
     def add_partition(self, date: dt.date, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
         """Judge one partition as a whole."""
-        self._evaluate(self._whole, numbers, columns, date)
+        self._judge(self._whole, numbers, columns, date)
 
-    def _evaluate(
-        self, rules: list[Rule], numbers: pa.ChunkedArray[Any], columns: pa.Table, date: dt.date | None
-    ) -> None:
+    def _judge(self, rules: list[Rule], numbers: pa.ChunkedArray[Any], columns: pa.Table, date: dt.date | None) -> None:
+        """Integers are of one type whatever stands beside them, or a NULL would make 2.0 of a 2 some rows away."""
+        import numpy as np
+        import pandas as pd
+        import pyarrow as pa
+
+        numbered = np.asarray(numbers)
+        alone = [rule for rule in rules if not rule.is_across]
+        if alone:
+            integers: dict[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype()}
+            self._evaluate(alone, numbered, columns.to_pandas(types_mapper=integers.get), date)
+        # Great Expectations cannot compare columns that have another NULL than NumPy's.
+        if across := [rule for rule in rules if rule.is_across]:
+            as_numbers = pa.schema(
+                [field.with_type(pa.float64()) if field.type == pa.int64() else field for field in columns.schema]
+            )
+            self._evaluate(across, numbered, columns.cast(as_numbers).to_pandas(), date)
+
+    def _evaluate(self, rules: list[Rule], numbered: np.ndarray, frame: pd.DataFrame, date: dt.date | None) -> None:
         import numpy as np
         from great_expectations.execution_engine import PandasExecutionEngine
         from great_expectations.validator.validator import Validator
 
-        if not rules:
-            return
-        numbered = np.asarray(numbers)
         engine = PandasExecutionEngine()
-        engine.load_batch_data("batch", columns.to_pandas())
+        engine.load_batch_data("batch", frame)
         validator = Validator(execution_engine=engine)
         validator.metrics_calculator.show_progress_bars = False
         with _quiet():
@@ -265,8 +291,9 @@ class Validation:
             result = answered.get(rule.position)
             if result is None or not _was_evaluated(result):
                 raise LakeError(f"{self.suite.path}: {rule} could not be evaluated: {_reason(result)}")
-            indexes = result.result.get("unexpected_index_list")
-            if result.result.get("unexpected_count") and not indexes:
+            outcome = self.outcomes[rule.position]
+            indexes = result.result.get("unexpected_index_list") if outcome.row_level else None
+            if outcome.row_level and result.result.get("unexpected_count") and not indexes:
                 raise LakeError(f"{self.suite.path}: {rule} does not say which rows fail it")
             if indexes:
                 unexpected = numbered[np.asarray(indexes, dtype=np.int64)]
@@ -274,7 +301,7 @@ class Validation:
                     self._failures.setdefault(rule.position, []).append(unexpected)
                 examples = self.example_rows.setdefault(rule.position, [])
                 examples += unexpected[: EXAMPLE_ROWS - len(examples)].tolist()
-            self.outcomes[rule.position].add(result, date)
+            outcome.add(result, date)
 
     def failed_rows(self) -> pa.Table:
         """Rows that a critical rule found unexpected: `row_number_` and `codes`, joined in the suite's order."""
@@ -349,9 +376,10 @@ class Validation:
 class Outcome:
     """One rule's outcome over all the pieces of a batch."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, row_level: bool) -> None:
         self.rule = rule
-        self.row_level = False
+        self.row_level = row_level
+        """Whether it finds rows; others observe something of the table."""
         self.elements = self.missing = self.unexpected = 0
         self.examples: Counter[Any] = Counter()
         self.observed: Any = None
@@ -361,8 +389,7 @@ class Outcome:
 
     def add(self, result: Any, date: dt.date | None) -> None:
         content = result.result
-        if "unexpected_count" in content:
-            self.row_level = True
+        if self.row_level:
             self.elements += content["element_count"]
             self.missing += content.get("missing_count") or 0
             self.unexpected += content["unexpected_count"]
@@ -408,8 +435,8 @@ class Outcome:
         }
 
 
-def _configuration(suite: Suite, rule: Rule) -> tuple[Any, bool]:
-    """Great Expectations' own object for a rule, and whether it is row-local."""
+def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool]:
+    """Great Expectations' own object for a rule, and whether it finds rows."""
     from great_expectations import exceptions
     from great_expectations.core import ExpectationSuite
     from great_expectations.expectations import expectation as kinds
@@ -421,6 +448,10 @@ def _configuration(suite: Suite, rule: Rule) -> tuple[Any, bool]:
     except exceptions.ExpectationNotFoundError:
         raise LakeError(f"{where}: Great Expectations knows no expectation {rule.type!r}; check its spelling") from None
     content = {**rule.content, "meta": {**rule.content["meta"], "position": rule.position}}
+    arguments = rule.content.get("kwargs") or {}
+    if domain.columns.get(arguments.get("column", "")) == "timestamp":
+        # A day is not to be compared with a moment, but its beginning is.
+        content["kwargs"] = {name: _moment(value) for name, value in arguments.items()}
     # A suite drops what it cannot build and only logs why: take it one by one, and look whether it is there.
     with _quiet() as said:
         try:
@@ -430,7 +461,14 @@ def _configuration(suite: Suite, rule: Rule) -> tuple[Any, bool]:
     if len(built) != 1:
         raise LakeError(f"{where} ({rule.type}): {_one_line(said.text) or 'its arguments are not valid'}")
     row_level = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
-    return built[0], issubclass(implementation, row_level) and rule.type not in NOT_ROW_LOCAL
+    return built[0], issubclass(implementation, row_level)
+
+
+def _moment(value: Any) -> Any:
+    """A day, 2026-11-01, as the moment it begins."""
+    if isinstance(value, list):
+        return [_moment(one) for one in value]
+    return f"{value}T00:00:00" if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) else value
 
 
 class _quiet(logging.Handler):  # noqa: N801 - used as a context manager

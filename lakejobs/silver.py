@@ -25,7 +25,15 @@ from lakejobs.loading import Loaded
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
 
 WRITERS = 4
-BOOKKEEPING = ("is_valid", "validation_errors", "corrections", "rescued_data", "source_file", "processed_at")
+BOOKKEEPING = {
+    "is_valid": "boolean",
+    "validation_errors": "string",
+    "corrections": "string",
+    "rescued_data": "string",
+    "source_file": "string",
+    "processed_at": "timestamp",
+}
+"""The columns of silver besides a domain's own, and their types."""
 
 
 class Silver(luigi.Task):
@@ -182,7 +190,7 @@ def deduplicate(domain: Domain, engine: DuckDB) -> None:
     engine.run(
         "create temp table superseded as select row_number_, partition_date from ("
         f"select t.row_number_, t.partition_date, row_number() over (partition by t.partition_date, t.{key} "
-        "order by t.event_time desc nulls last, t.file_number desc, t.row_number_ desc) as place "
+        "order by t.event_time_ desc nulls last, t.file_number desc, t.row_number_ desc) as place "
         f"from typed as t join repeated as r on t.partition_date = r.partition_date and t.{key} = r.{key}"
         ") as ranked where place > 1"
     )
@@ -250,7 +258,7 @@ def judge(
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     errors = (
         "coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), "
-        f"case when k.event_time is null then 'NULL:{time}' end)"
+        f"case when k.event_time_ is null then 'NULL:{time}' end)"
     )
     query = (
         f"select partition_date, {', '.join(domain.columns)}, validation_errors is null as is_valid, "

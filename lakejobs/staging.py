@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import luigi
 
 from lakejobs import lake as storage
-from lakejobs.console import counted, report, tell
+from lakejobs.console import LakeError, counted, report, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.parameters import BatchParameter, DomainParameter
 
@@ -50,7 +50,9 @@ class Staging(luigi.Task):
     def run(self) -> None:
         domain = DOMAINS[self.domain]
         path = self.output().path
-        rows = self.rows or domain.rows
+        rows = domain.rows if self.rows is None else self.rows
+        if rows < 1:
+            raise LakeError(f"--rows {rows}: a batch has at least one row")
 
         def drawn(count: int) -> None:
             report(self, f"{count:,} of {rows:,} rows drawn", 100 * count // rows)

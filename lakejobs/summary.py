@@ -78,10 +78,7 @@ def troubles(state: DomainState) -> list[str]:
         for date, landing in state.landings.items()
         for name, reason in landing["rejected"].items()
     ]
-    lines += [
-        f"{state.lake.staging_directory(state.domain)}/{name} is not a .csv file and was left alone"
-        for name in state.passed_by
-    ]
+    lines += [f"{state.lake.staging_directory(state.domain)}/{name} was left alone" for name in state.passed_by]
     return ["\n".join(lines)] if lines else []
 
 

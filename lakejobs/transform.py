@@ -7,10 +7,11 @@ Every cast stands behind a pattern, because engines disagree on what they accept
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lakejobs.config import lake as settings
-from lakejobs.domains import Domain
+from lakejobs.console import LakeError, few
+from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import text
 
 WHOLE = "^[+-]?0*[0-9]{1,15}([.]0*)?$"
@@ -35,7 +36,7 @@ def partition_dates(domain: Domain) -> str:
 def typed_rows(domain: Domain) -> str:
     """Query over `delivered`: every record typed, rescued and corrected.
 
-    Columns: file_number, partition_date, event_time (NULL where there is no usable one), is_malformed, the domain's
+    Columns: file_number, partition_date, event_time_ (NULL where there is no usable one), is_malformed, the domain's
     columns, each correction's `difference`, and type_errors (codes), corrections, rescued_data: NULL where none.
     """
     corrected = {correction.column for correction in domain.corrections}
@@ -58,7 +59,7 @@ def typed_rows(domain: Domain) -> str:
     errors = [
         f"case when is_malformed then '{MALFORMED}' end",
         *(f"case when {name}_text is not null and {name} is null then '{TYPE}:{name}' end" for name in typed),
-        f"case when {domain.event_time} is not null and event_time is null "
+        f"case when {domain.event_time} is not null and event_time_ is null "
         f"then '{OUT_OF_RANGE}:{domain.event_time}' end",
     ]
     reported = [
@@ -76,7 +77,7 @@ def typed_rows(domain: Domain) -> str:
         if layer:
             rows = f"select *, {', '.join(layer)} from ({rows}) as layer"
     return (
-        f"select file_number, partition_date, event_time, is_malformed, {', '.join(values)}, "
+        f"select file_number, partition_date, event_time_, is_malformed, {', '.join(values)}, "
         f"{''.join(f'{correction.difference}, ' for correction in domain.corrections)}"
         f"nullif(concat_ws('; ', {', '.join(errors)}), '') as type_errors, "
         f"{_json_object(reported)} as corrections, {_json_object(rescued)} as rescued_data "
@@ -116,8 +117,8 @@ def _dated(domain: Domain) -> str:
         f"and {time} < cast(latest_date as timestamp) + interval '1' day"
     )
     return (
-        "select *, coalesce(cast(event_time as date), landing_date) as partition_date from ("
-        f"select *, case when {usable} then {time} end as event_time from ("
+        "select *, coalesce(cast(event_time_ as date), landing_date) as partition_date from ("
+        f"select *, case when {usable} then {time} end as event_time_ from ("
         f"select *, {', '.join(typed)} from ("
         "select file_number, landing_date, latest_date, malformed, malformed is not null as is_malformed, extra, "
         f"{', '.join(trimmed)} from delivered) as trimmed) as typed) as ranged"
@@ -130,7 +131,15 @@ def _typed(domain: Domain, value: str, kind: str) -> str:
     if kind == "number":
         number = f"try_cast({value} as double)"
         return f"case when regexp_like({value}, '{NUMBER}') and abs({number}) < {TOO_LARGE} then {number} end"
-    return _timestamp(value, settings().timestamp_formats.get(domain.name, ()))
+    return _timestamp(value, _formats(domain))
+
+
+def _formats(domain: Domain) -> Sequence[str]:
+    """The timestamp formats that are added for a domain."""
+    added: Mapping[str, Sequence[str]] = settings().timestamp_formats
+    if unknown := [name for name in added if name not in DOMAINS]:
+        raise LakeError(f"[lake] timestamp_formats: there is no domain {few(unknown)}; there are {', '.join(DOMAINS)}")
+    return added.get(domain.name, ())
 
 
 def _timestamp(value: str, formats: Sequence[str]) -> str:
@@ -142,7 +151,8 @@ def _timestamp(value: str, formats: Sequence[str]) -> str:
     minutes = f"cast(coalesce(nullif(substr({offset}, 4, 2), ''), '0') as integer)"
     sign = f"case when substr({offset}, 1, 1) = '-' then 1 else -1 end"
     others = "".join(
-        f" when try_strptime({value}, {text(form)}) is not null then try_strptime({value}, {text(form)})"
+        f" when try_strptime({value}, {text(form)}) is not null "
+        f"then cast(try_strptime({value}, {text(form)}) as timestamp)"
         for form in formats
     )
     return (

@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +133,58 @@ class LakeUnderTest:
         for directory in sorted((self.root / "datalake/gold").glob("*")):
             found[f"gold {directory.name}"] = as_set(self.gold(directory.name))
         return found
+
+
+class Operated:
+    """A lake with a luigid and a server of its pages, all of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.lake = new_lake(root / "lake")
+        shutil.copy(PROJECT / "luigi.cfg", self.lake.root)
+        self.ports = {"LUIGID_PORT": str(free_port()), "DOCS_PORT": str(free_port())}
+        self.environment = {
+            **os.environ, **self.ports, "LUIGID_HOME": str(root / "luigid"), "DOCS_HOME": str(root / "docs"),
+            "LUIGID_METRICS": "prometheus",
+        }  # fmt: skip
+        self.visualiser = f"http://127.0.0.1:{self.ports['LUIGID_PORT']}"
+        self.served = f"http://127.0.0.1:{self.ports['DOCS_PORT']}"
+        self.on_disk = f"file://{self.lake.root}/datalake/quality"
+
+    def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(PROJECT / "scripts" / arguments[0]), *arguments[1:]],
+            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=120,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        for command in (["luigid", "start"], ["docs", "start", str(self.lake.root / "datalake")]):
+            done = self.script(*command)
+            assert done.returncode == 0, done.stdout
+
+    def stop(self) -> None:
+        self.script("luigid", "stop")
+        self.script("docs", "stop")
+
+    def command(self, task: str) -> list[str]:
+        return [
+            str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", task,
+            "--scheduler-port", self.ports["LUIGID_PORT"], "--lake-docs-url", self.served,
+        ]  # fmt: skip
+
+    def run(self, task: str = "GoldAll") -> int:
+        """Returns the exit code; `said` is what the run wrote to the terminal."""
+        done = subprocess.run(
+            self.command(task), cwd=self.lake.root, capture_output=True, text=True, timeout=120, check=False
+        )
+        self.said = done.stderr
+        return done.returncode
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def as_set(rows: pd.DataFrame) -> list[tuple[str, ...]]:

@@ -6,15 +6,12 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import HEADERS, PROJECT, LakeUnderTest, new_lake, sale
+from conftest import HEADERS, LakeUnderTest, Operated, sale
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")
@@ -56,51 +53,6 @@ class Watched:
         assert (self.refused, self.failed, self.errors) == ([], [], [])
         assert self.page.evaluate("window.hacked") is None
         return True
-
-
-class Operated:
-    """A lake with a luigid and a server of its pages, all of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.lake = new_lake(root / "lake")
-        shutil.copy(PROJECT / "luigi.cfg", self.lake.root)
-        self.ports = {"LUIGID_PORT": str(free_port()), "DOCS_PORT": str(free_port())}
-        self.environment = {
-            **os.environ, **self.ports, "LUIGID_HOME": str(root / "luigid"), "DOCS_HOME": str(root / "docs"),
-            "LUIGID_METRICS": "prometheus",
-        }  # fmt: skip
-        self.visualiser = f"http://127.0.0.1:{self.ports['LUIGID_PORT']}"
-        self.served = f"http://127.0.0.1:{self.ports['DOCS_PORT']}"
-        self.on_disk = f"file://{self.lake.root}/datalake/quality"
-
-    def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(PROJECT / "scripts" / arguments[0]), *arguments[1:]],
-            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=120,
-        )  # fmt: skip
-
-    def start(self) -> None:
-        for command in (["luigid", "start"], ["docs", "start", str(self.lake.root / "datalake")]):
-            done = self.script(*command)
-            assert done.returncode == 0, done.stdout
-
-    def stop(self) -> None:
-        self.script("luigid", "stop")
-        self.script("docs", "stop")
-
-    def run(self) -> int:
-        command = [
-            str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", "GoldAll",
-            "--scheduler-port", self.ports["LUIGID_PORT"], "--lake-docs-url", self.served,
-        ]  # fmt: skip
-        return subprocess.run(command, cwd=self.lake.root, capture_output=True, timeout=120).returncode
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def deliver_markup(lake: LakeUnderTest) -> None:

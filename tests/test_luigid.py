@@ -1,0 +1,65 @@
+"""Runs through a real luigid, which remembers what earlier runs did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Operated, sale
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[Operated]:
+    """A lake whose runs go through a luigid of its own."""
+    made = Operated(tmp_path)
+    try:
+        assert made.script("luigid", "start").returncode == 0
+        yield made
+    finally:
+        made.stop()
+
+
+def test_late_rows_of_days_that_luigid_met_in_another_order(operated):
+    lake = operated.lake
+    lake.deliver("sales", "sales_20261105_120000.csv", sale("s1", "2026-11-05T10:00:00"))
+    assert operated.run() == 0
+    lake.deliver(
+        "sales", "sales_20261105_130000.csv", sale("s2", "2026-11-05T11:00:00"), sale("s3", "2026-11-04T10:00:00")
+    )
+    # In a run of its own, so that silver has to read what bronze has landed.
+    assert operated.run("BronzeAll") == 0
+    assert operated.run() == 0
+    assert list(lake.silver()["sale_id"]) == ["s3", "s1", "s2"]
+
+
+def test_days_that_failed_together_are_tried_once_a_run_and_made_when_the_rule_is_mended(operated):
+    lake = operated.lake
+    lake.deliver("sales", "sales_20261105_120000.csv", sale("s1", "2026-11-05T10:00:00"), sale("s2"))
+    suite = lake.root / "expectations/sales.json"
+    good = suite.read_text()
+    content = json.loads(good)
+    content["expectations"][0]["type"] = "expect_column_values_to_be_nothing"
+    suite.write_text(json.dumps(content))
+    assert operated.run() == 30
+    assert operated.run() == 30
+    assert operated.said.count("knows no expectation") == 1
+    suite.write_text(good)
+    assert operated.run() == 0
+    assert len(lake.silver()) == 2
+
+
+def test_what_a_killed_run_was_doing_is_soon_granted_to_the_next(operated):
+    lake = operated.lake
+    lake.deliver("sales", "sales_20261105_120000.csv", sale("s1"))
+    with subprocess.Popen(operated.command("GoldAll"), cwd=lake.root, stderr=subprocess.PIPE, text=True) as killed:
+        # Then it is at its silver partitions.
+        assert any("1 file landed" in line for line in killed.stderr)
+        killed.kill()
+    codes = [operated.run()]
+    while codes[-1] == 25:
+        codes.append(operated.run())
+    assert codes[-1] == 0
+    assert len(lake.silver()) == 1
