@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,26 @@ def new_lake(root: Path) -> LakeUnderTest:
     root.mkdir(parents=True, exist_ok=True)
     shutil.copytree(PROJECT / "expectations", root / "expectations")
     return LakeUnderTest(root)
+
+
+@pytest.fixture
+def set_lake() -> Iterator[Callable[..., None]]:
+    """Sets settings of [lake] for a test."""
+    config = luigi.configuration.get_config()
+    before = {}
+
+    def change(**settings: object) -> None:
+        for name, value in settings.items():
+            before.setdefault(name, config.get("lake", name, None))
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            config.set("lake", name, text.replace("%", "%%"))
+
+    yield change
+    for name, value in before.items():
+        if value is None:
+            config.remove_option("lake", name)
+        else:
+            config.set("lake", name, str(value).replace("%", "%%"))
 
 
 @pytest.fixture

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
+import re
 
+import duckdb
 import pytest
 from conftest import HEADERS, sale
 
+from lakejobs import Gold, gold, transform
 from lakejobs import lake as storage
+from lakejobs.console import LakeError
+from lakejobs.domains import DOMAINS
 
 
 def manifest(lake, date="2026-11-01", domain="sales"):
@@ -237,7 +243,7 @@ def test_strange_file_names(lake, name):
     assert lake.silver()["source_file"].iloc[0].endswith(name)
 
 
-def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, monkeypatch):
+def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, monkeypatch, caplog):
     from lakejobs import summary
 
     secret = tmp_path / "secret.csv"
@@ -247,11 +253,12 @@ def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, mon
     (tmp_path / "local_output/sales/notes.txt").write_text("x")
     assert lake.run()
     assert lake.silver().empty
+    assert "local_output/sales: left alone: notes.txt (no .csv), link.csv (no ordinary file)" in caplog.text
     monkeypatch.setattr("sys.argv", ["summary"])
     summary.main()
     shown = capsys.readouterr().out
-    assert "local_output/sales/link.csv is not a .csv file and was left alone" in shown
-    assert "local_output/sales/notes.txt is not a .csv file and was left alone" in shown
+    assert "local_output/sales/link.csv (no ordinary file) was left alone" in shown
+    assert "local_output/sales/notes.txt (no .csv) was left alone" in shown
 
 
 @pytest.mark.parametrize("same_date", [False, True])
@@ -306,6 +313,9 @@ def rule(kind="expect_column_values_to_not_be_null", code="C", **more):
             suite(rule(), rule("expect_column_values_to_not_be_nul")),
             "expectation 2: Great Expectations knows no expectation",
         ),
+        (suite(rule(kwargs="category")), 'expectation 1 (expect_column_values_to_not_be_null): "kwargs" has to be an'),
+        (suite({**rule(), "meta": "C"}), '"meta" has to be an object'),
+        (suite(rule("expect_compound_columns_to_be_unique", kwargs={"column_list": "status"})), "has to be a list"),
         (suite(rule(severity="fatal")), "severity 'fatal' is none of critical, warning, info"),
         (suite(rule(kwargs={"column": "colour"})), "sales has no column 'colour'; it has sale_id"),
         (suite(rule("expect_column_values_to_be_between", kwargs={"column": "quantity", "min_valu": 1})), "min_valu"),
@@ -422,6 +432,26 @@ def test_an_empty_suite_finds_every_row_valid(lake):
             "R",
             kwargs={"column": "category", "value_set": ["good"], "mostly": 0.1},
         ),
+        rule("expect_column_values_to_match_regex", "R", kwargs={"column": "quantity", "regex": "^[0-8]$"}),
+        rule(
+            "expect_column_values_to_be_between",
+            "R",
+            kwargs={
+                "column": "quantity",
+                "max_value": 3,
+                "row_condition": "quantity > 1",
+                "condition_parser": "pandas",
+            },
+        ),
+        rule(
+            "expect_multicolumn_sum_to_equal",
+            "R",
+            kwargs={
+                "column_list": ["quantity", "unit_price"],
+                "sum_total": 7,
+                "ignore_row_if": "any_value_is_missing",
+            },
+        ),
         rule("expect_column_values_to_be_null", "R", kwargs={"column": "product_name"}),
         rule(
             "expect_select_column_values_to_be_unique_within_record",
@@ -431,13 +461,133 @@ def test_an_empty_suite_finds_every_row_valid(lake):
     ],
     ids=lambda rule: rule["type"].removeprefix("expect_"),
 )
-def test_any_row_level_expectation_marks_the_rows_it_finds(lake, content):
+@pytest.mark.parametrize("chunk_rows", [1, 100])
+@pytest.mark.parametrize("neighbour", [True, False], ids=["beside NULLs", "alone"])
+def test_any_row_level_expectation_marks_the_rows_it_finds(lake, content, chunk_rows, neighbour, set_lake):
+    set_lake(chunk_rows=chunk_rows)
     (lake.root / "expectations/sales.json").write_text(suite(content))
     lake.deliver(
         "sales",
         "sales_20261101_120000.csv",
         "good1,2026-11-01T13:00:00,C1,P1,,good,2,5,10,cash,completed",
         "bad,2026-11-01T11:00:00,P1,P1,x,bad,9,5,45,cash,completed",
+        *(["none,2026-11-01T14:00:00,,,,,,,,,"] if neighbour else []),
     )
     assert lake.run()
-    assert dict(zip(lake.silver()["sale_id"], lake.silver()["is_valid"], strict=True)) == {"good1": True, "bad": False}
+    verdicts = dict(zip(lake.silver()["sale_id"], lake.silver()["is_valid"], strict=True))
+    assert (verdicts["good1"], verdicts["bad"]) == (True, False)
+
+
+def test_a_day_is_compared_with_a_moment_as_its_beginning(lake):
+    days = {"column": "timestamp", "min_value": "2026-11-01", "max_value": "2026-11-02"}
+    (lake.root / "expectations/sales.json").write_text(
+        suite(rule("expect_column_values_to_be_between", "R", kwargs=days))
+    )
+    lake.deliver(
+        "sales", "sales_20261103_120000.csv", sale("s1", "2026-11-02T00:00:00"), sale("s2", "2026-11-02T00:00:01")
+    )
+    assert lake.run()
+    assert list(lake.silver()["is_valid"]) == [True, False]
+
+
+def test_a_rule_about_the_values_of_a_column_is_about_the_table(lake):
+    kwargs = {"column": "status", "value_set": ["completed"]}
+    (lake.root / "expectations/sales.json").write_text(
+        suite(rule("expect_column_distinct_values_to_be_in_set", "R", kwargs=kwargs, severity="warning"))
+    )
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", status="refunded"))
+    assert lake.run()
+    assert lake.silver()["is_valid"].all()
+
+
+# ------------------------------------------------------------------------------------------------ settings and tables
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk_rows": 0}, "chunk_rows=0: a piece has at least one row"),
+        ({"timestamp_formats": {"sales": "%m/%d/%Y"}}, 'a list of formats is wanted: {"sales": ["%m/%d/%Y"]}'),
+        ({"timestamp_formats": {"sales": ["%Q"]}}, "'%Q' of sales is no format"),
+        ({"timestamp_formats": {"sale": ["%Y"]}}, "there is no domain sale"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(lake, set_lake, settings, message, caplog):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    set_lake(**settings)
+    with pytest.raises(LakeError, match=re.escape(message)):
+        for domain in DOMAINS.values():
+            transform.typed_rows(domain)
+
+
+def test_a_format_with_an_offset_gives_the_same_type(lake, set_lake):
+    set_lake(timestamp_formats={"sales": ["%m/%d/%Y %H:%M %z"]})
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", "11/01/2026 01:30 +0200"))
+    assert lake.run()
+    path = lake.partition("2026-10-31")
+    assert duckdb.sql(f"select typeof(timestamp), timestamp::text from '{path}'").fetchall() == [
+        ("TIMESTAMP", "2026-10-31 23:30:00")
+    ]
+
+
+@pytest.fixture
+def add_table(monkeypatch):
+    """Adds a gold table's SQL file to those there are."""
+
+    def add(name: str, sql: str) -> None:
+        known = dict(gold.read_sql()) | {name: sql}
+        monkeypatch.setattr(gold, "read_sql", lambda: tuple(sorted(known.items())))
+        monkeypatch.setattr(Gold.table, "choices", sorted(known))
+
+    return add
+
+
+HEAD = "-- grain: {}\n-- source: sales\n-- One row per …\n"
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("-- grains: category\nselect 1", "does not begin with the lines"),
+        ("-- grain: date\n-- source: nothing\nselect 1", "its source nothing is neither a domain nor a gold table"),
+        ("-- grain: date\n-- source: more\nselect 1", "its source more is neither"),
+        (HEAD.format("category") + "select category, count(*) as n\nfrom saless\ngroup by category", "line 5"),
+        (
+            HEAD.format("date") + "select cast(date_trunc('week', timestamp) as date) as date, count(*) as n "
+            "from sales group by all",
+            "it counts events of 2026-11-04 to 2026-11-02",
+        ),
+    ],
+)
+def test_a_broken_table_fails_alone_and_names_its_file(lake, add_table, sql, message, caplog):
+    add_table("more", sql)
+    lake.deliver(
+        "sales",
+        "sales_20261105_120000.csv",
+        sale("s1", "2026-11-03"),
+        sale("s2", "2026-11-04"),
+        sale("s3", "2026-11-05"),
+    )
+    assert not lake.run()
+    (said,) = [line for line in caplog.messages if "sql/gold/more.sql" in line]
+    assert message.replace("of 2026-11-04", "of 2026-11-05") in said
+    assert said.startswith("Gold(table=more)")
+    assert "Traceback" not in caplog.text
+    assert lake.ran_names("Gold") == sorted(set(gold.tables()) - {"more"})
+
+
+def test_a_table_may_end_in_a_semicolon_and_ask_for_bookkeeping_of_no_rows(lake, add_table):
+    sql = "select cast(timestamp as date) as date, count(corrections) as corrected from sales group by all;\n"
+    add_table("more", HEAD.format("date") + sql)
+    assert lake.run()
+    assert lake.gold("more").empty
+    lake.deliver("sales", "sales_20261105_120000.csv", sale("s1", "2026-11-03", total=""))
+    assert lake.run()
+    assert list(lake.gold("more")["corrected"]) == [1]
+
+
+@pytest.mark.parametrize("name", ["order", "source_file", "extra", "quantity_text", "total_amount_expected", "odd_"])
+def test_a_column_cannot_have_a_name_that_is_taken(name):
+    sales = DOMAINS["sales"]
+    with pytest.raises(ValueError, match=name):
+        dataclasses.replace(sales, columns={**sales.columns, name: "text"})

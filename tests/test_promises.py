@@ -333,6 +333,19 @@ def test_a_deleted_bronze_file_takes_its_rows_along(lake):
     assert lake.ran == []
 
 
+def test_a_file_deleted_from_bronze_alone_lands_again(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2"))
+    assert lake.run()
+    expected = lake.content()
+    for path in lake.bronze("2026-11-01").glob("*.csv"):
+        path.unlink()
+    assert lake.run()
+    assert lake.content() == expected
+    assert lake.run() and not lake.ran
+
+
 def test_a_file_put_straight_into_bronze_counts_too(lake):
     directory = lake.bronze("2026-11-05")
     directory.mkdir(parents=True)
@@ -350,20 +363,16 @@ def test_two_runs_in_the_same_microsecond_keep_both_results():
     assert first < second < third
 
 
-def test_snapshots_are_kept_for_looking_back_and_no_more(lake, monkeypatch):
-    monkeypatch.setenv("LUIGI_CONFIG_PATH", "")
-    from luigi.configuration import get_config
-
-    config = get_config()
-    config.set("lake", "keep_snapshots", "2")
-    try:
-        for number in range(5):
-            lake.deliver("sales", f"sales_20261101_12000{number}.csv", sale(f"s{number}"))
-            assert lake.run()
-            assert lake.gold("daily_sales_summary").iloc[0]["order_count"] == number + 1
-    finally:
-        config.set("lake", "keep_snapshots", "10")
-    assert len(lake.snapshots("daily_sales_summary")) == 3
+def test_snapshots_are_kept_for_looking_back_and_no_more(lake, set_lake):
+    set_lake(keep_snapshots=2)
+    for number in range(5):
+        lake.deliver("sales", f"sales_20261101_12000{number}.csv", sale(f"s{number}"))
+        assert lake.run()
+        assert lake.gold("daily_sales_summary").iloc[0]["order_count"] == number + 1
+    kept = {f"gold/daily_sales_summary/{path.name}" for path in lake.snapshots("daily_sales_summary")}
+    assert len(kept) == 3
+    known = storage.read_json(str(lake.root / "datalake/_facts_sales.json"))["parquet"]
+    assert {path for path in known if "daily_sales" in path} == kept, "what has gone is forgotten"
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -466,20 +475,14 @@ def test_an_event_before_the_lake_or_after_tomorrow_is_out_of_range(lake, moment
     assert str(lake.silver()["partition"][0]) == "2026-11-05"
 
 
-def test_formats_of_a_domain_are_added_not_guessed(lake):
-    from luigi.configuration import get_config
-
+def test_formats_of_a_domain_are_added_not_guessed(lake, set_lake):
     lake.deliver("sales", "sales_20261105_120000.csv", sale("s1", "11/03/2026 10:30"))
     assert lake.run()
     assert failures(lake) == {"s1": "TYPE:timestamp; NULL:timestamp"}
-    config = get_config()
-    config.set("lake", "timestamp_formats", '{"sales": ["%%m/%%d/%%Y %%H:%%M"]}')
-    try:
-        assert lake.run()
-        assert failures(lake) == {"s1": None}
-        assert str(lake.silver()["timestamp"][0]) == "2026-11-03 10:30:00"
-    finally:
-        config.set("lake", "timestamp_formats", "{}")
+    set_lake(timestamp_formats={"sales": ["%m/%d/%Y %H:%M"]})
+    assert lake.run()
+    assert failures(lake) == {"s1": None}
+    assert str(lake.silver()["timestamp"][0]) == "2026-11-03 10:30:00"
 
 
 def test_a_null_category_is_a_group(lake):
@@ -587,6 +590,23 @@ def test_silver_of_one_date_leaves_the_others(lake):
     lake.deliver("sales", "sales_20261102_120000.csv", sale("s1"), sale("s2", "2026-11-02"))
     assert lake.run(Silver("sales", "2026-11-01"))
     assert list(lake.silver()["sale_id"]) == ["s1"]
+
+
+def test_days_may_be_named_in_any_order(lake):
+    lake.deliver("sales", "sales_20261103_120000.csv", sale("s1", "2026-11-02"), sale("s2", "2026-11-01"))
+    assert lake.run(Bronze("sales", "2026-11-03"))
+    assert lake.run(Silver("sales", "2026-11-02,2026-11-01"))
+    assert len(lake.silver()) == 2
+
+
+def test_a_domain_without_a_table_is_made_too(lake, monkeypatch):
+    from lakejobs import gold
+
+    without = tuple((name, sql) for name, sql in gold.read_sql() if "source: sales" not in sql)
+    monkeypatch.setattr(gold, "read_sql", lambda: without)
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    assert len(lake.silver()) == 1
 
 
 def test_a_backfill_is_one_pass(lake):
