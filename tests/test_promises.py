@@ -549,6 +549,18 @@ def test_sums_of_money_are_exact(lake):
     assert lake.gold("daily_sales_summary").iloc[0]["total_revenue"] == 100.0
 
 
+def test_pieces_of_any_size_give_the_same_lake(lake, set_lake):
+    lines = [sale(f"s{n % 45}", f"2026-11-0{1 + n % 2}T10:00:00", quantity=n % 7) for n in range(90)]
+    lake.deliver("sales", "sales_20261102_120000.csv", *lines, *lines[::3], "malformed")
+    assert lake.run()
+    expected = lake.content()
+    shutil.rmtree(lake.root / "datalake/silver")
+    set_lake(chunk_rows=1)
+    assert lake.run()
+    assert lake.content() == expected
+    assert sum(footer["duplicates"] for footer in lake.footers()) == 30
+
+
 def test_every_record_has_one_fate_and_the_footer_counts_them(lake):
     lake.deliver(
         "sales",
