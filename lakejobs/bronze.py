@@ -118,7 +118,7 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
         raise LakeError("; ".join(troubles))
     entries = [entry for content in partitions.values() for entry in content["files"]]
     rejected = sum(entry["inspection"]["rejected"] is not None for entry in entries)
-    return f"{counted(copied, 'file')} landed, {sum(entry['records'] for entry in entries):,} records" + (
+    return f"{counted(copied, 'file')} landed, {counted(sum(e['records'] for e in entries), 'record')} in all" + (
         f", {counted(rejected, 'file')} rejected" if rejected else ""
     )
 

@@ -405,6 +405,8 @@ def ranked(groups: Sequence[tuple[str, float]], whole: float | None) -> list[dic
     low = min([0.0, *(value for _, value in groups)])
     high = max([0.0, *(value for _, value in groups)])
     width = high - low or 1.0
+    if low < 0 < high:
+        whole = None  # what is taken off is no part of a whole
     return [
         {
             "name": name,

@@ -308,8 +308,8 @@ def judge(
     for date, count in counts.items():
         if count["records"] != count["rows"] + count["duplicates"]:
             raise LakeError(
-                f"{domain.name} {date}: bronze holds {count['records']:,} records, but {count['rows']:,} rows and "
-                f"{count['duplicates']:,} duplicates were found. A bronze file changed meanwhile; run again."
+                f"{domain.name} {date}: bronze holds {counted(count['records'], 'record')}, but "
+                f"{counted(count['rows'], 'row')} and {counted(count['duplicates'], 'duplicate')} were found. A bronze file changed meanwhile; run again."
             )
     return counts
 

@@ -265,6 +265,8 @@ def test_the_servers_say_whether_they_run_and_stop_when_told(tmp_path):
         for name in ("luigid", "docs"):
             assert made.script(name, "status").returncode == 0
             assert made.script(name, "start").returncode == 0, "one that runs is left alone"
+        other = made.script("docs", "start", str(tmp_path))
+        assert other.returncode == 1 and f"The pages of {made.lake.root}/datalake are served" in other.stdout
     finally:
         made.stop()
     for name in ("luigid", "docs"):

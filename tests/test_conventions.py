@@ -39,6 +39,8 @@ def test_every_domain_has_what_it_needs(name):
     assert list((PROJECT / "tests/golden").glob(f"*/input/{name}")), f"{name} needs a golden case"
     assert any(gold.domain_of(table) == name for table in gold.tables().values()), f"{name} is in no gold table"
     assert name in README, f"{name} is not in the README"
+    dag = (PROJECT / "lakejobs/dags/data_lake_pipeline.py").read_text()
+    assert f'"{name}"' in dag, f"no task of the Airflow schedule generates {name}"
 
 
 @pytest.mark.parametrize("name", DOMAINS)
