@@ -516,7 +516,9 @@ def _one_line(error: object) -> str:
 
 def _readable(value: Any) -> Any:
     """An example as it is stored: numbers stay numbers, everything else is text."""
+    import pandas as pd
+
     item = value.item() if hasattr(value, "item") else value
-    if item is None or item != item:  # noqa: PLR0124 - NaN is how a frame spells a missing value
+    if pd.api.types.is_scalar(item) and pd.isna(item):
         return "NULL"
     return item if isinstance(item, int | float | str) else str(item)

@@ -309,7 +309,8 @@ def judge(
         if count["records"] != count["rows"] + count["duplicates"]:
             raise LakeError(
                 f"{domain.name} {date}: bronze holds {counted(count['records'], 'record')}, but "
-                f"{counted(count['rows'], 'row')} and {counted(count['duplicates'], 'duplicate')} were found. A bronze file changed meanwhile; run again."
+                f"{counted(count['rows'], 'row')} and {counted(count['duplicates'], 'duplicate')} were found. A bronze "
+                "file changed meanwhile; run again."
             )
     return counts
 

@@ -478,6 +478,16 @@ def test_any_row_level_expectation_marks_the_rows_it_finds(lake, content, chunk_
     assert (verdicts["good1"], verdicts["bad"]) == (True, False)
 
 
+def test_a_missing_whole_number_is_marked_and_shown(lake):
+    line = "m{0},2026-11-01,P1,Lamp,W1,inbound,{1},1.00,S1".format
+    lake.deliver("inventory", "inventory_20261101_120000.csv", line(1, ""), line(2, 0), line(3, 5))
+    assert lake.run()
+    errors = lake.silver("inventory")["validation_errors"]
+    assert list(errors.fillna("")) == ["NULL:quantity", "NON_POSITIVE_QUANTITY", ""]
+    (page,) = lake.root.glob("datalake/quality/data_docs/validations/inventory/*.html")
+    assert "quantity = NULL" in page.read_text()
+
+
 def test_a_day_is_compared_with_a_moment_as_its_beginning(lake):
     days = {"column": "timestamp", "min_value": "2026-11-01", "max_value": "2026-11-02"}
     (lake.root / "expectations/sales.json").write_text(
