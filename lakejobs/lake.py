@@ -277,11 +277,12 @@ def copy(source: BinaryIO, path: str) -> None:
 def scratch(lake: Lake, domain: str) -> Iterator[str]:
     """A directory for what does not fit in memory, on the lake's disk. Only to be entered under the domain's lock."""
     prefix = f"{TEMPORARY}spill_{domain}_"
-    for entry in os.scandir(lake.root):
-        if entry.name.startswith(prefix):
-            with _holding(entry.path) as dead:
-                if dead:
-                    shutil.rmtree(entry.path, ignore_errors=True)
+    with explained(f"cannot list {lake.root}"), os.scandir(lake.root) as entries:
+        leftovers = [entry.path for entry in entries if entry.name.startswith(prefix)]
+    for leftover in leftovers:
+        with _holding(leftover) as dead:
+            if dead:
+                shutil.rmtree(leftover, ignore_errors=True)
     path = f"{lake.root}/{prefix}{os.getpid()}-{next(_serial)}"
     with explained(f"cannot make {path}"):
         os.mkdir(path)
@@ -295,7 +296,8 @@ def scratch(lake: Lake, domain: str) -> Iterator[str]:
 @contextlib.contextmanager
 def _holding(directory: str) -> Iterator[bool]:
     """Hold a directory as long as this process lives; False where another one does."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    with explained(f"cannot open {directory}"):
+        descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True
