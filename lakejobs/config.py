@@ -38,7 +38,9 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         default="http://127.0.0.1:8083",
         description="Where scripts/docs serves the lake's pages; links lead to the files themselves where empty.",
     )
-    memory_limit = luigi.Parameter(default="50%", description="What the engine may use, e.g. 4GB or 50%; Python needs some besides.")
+    memory_limit = luigi.Parameter(
+        default="50%", description="What the engine may use, e.g. 4GB or 50%; Python needs some besides."
+    )
     chunk_rows = luigi.IntParameter(default=500_000, description="Rows validated in one piece.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
