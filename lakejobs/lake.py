@@ -296,15 +296,20 @@ def scratch(lake: Lake, domain: str) -> Iterator[str]:
 @contextlib.contextmanager
 def _holding(directory: str) -> Iterator[bool]:
     """Hold a directory as long as this process lives; False where another one does."""
-    with explained(f"cannot open {directory}"):
-        descriptor = os.open(directory, os.O_RDONLY)
+    with explained(f"cannot lock {directory}"):
+        descriptor, is_held = os.open(directory, os.O_RDONLY), True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_held = False
+        except OSError:
+            os.close(descriptor)
+            raise
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
+        yield is_held
     finally:
-        os.close(descriptor)
+        with explained(f"cannot unlock {directory}"):
+            os.close(descriptor)
 
 
 def remove(path: str) -> None:
@@ -359,13 +364,17 @@ def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
     with explained(f"cannot lock {path}"):
         make_directory(lake.root)
         handle = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed below, and that is what releases the lock
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another run is writing to it, waiting for that", domain)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with explained(f"cannot lock {path}"):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("%s: another run is writing to it, waiting for that", domain)
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
+    finally:
+        with explained(f"cannot unlock {path}"):
+            handle.close()
 
 
 # ------------------------------------------------------------------------------------------------ pages and JSON files

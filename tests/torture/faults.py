@@ -26,7 +26,7 @@ from torture.lakes import (
 )
 from torture.scenarios import SCENARIOS, Prepared
 
-MOST = 200
+MOST = 100
 """Of the calls that only look, so many meet a fault, at random; of those that write, all do."""
 WHERE = ("datalake", "local_output", "expectations")
 
