@@ -282,7 +282,7 @@ def scratch(lake: Lake, domain: str) -> Iterator[str]:
     for leftover in leftovers:
         with _holding(leftover) as dead:
             if dead:
-                shutil.rmtree(leftover, ignore_errors=True)
+                _remove_tree(leftover)
     path = f"{lake.root}/{prefix}{os.getpid()}-{next(_serial)}"
     with explained(f"cannot make {path}"):
         os.mkdir(path)
@@ -290,7 +290,14 @@ def scratch(lake: Lake, domain: str) -> Iterator[str]:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_tree(path)
+
+
+def _remove_tree(directory: str) -> None:
+    """Remove what spilled; what cannot be removed goes with a later run."""
+    # Told to ignore errors, rmtree raises some of them all the same.
+    with contextlib.suppress(OSError):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager

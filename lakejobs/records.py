@@ -18,6 +18,7 @@ import io
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from typing import Any, BinaryIO
 CHUNK = 4 << 20
 MOST_PLAIN_COLUMNS = 200
 # The engine keeps ten kilobytes in memory of each malformed line, so a file that has many is not for it: more than so
-# many by the commas and line ends in the first bytes of each chunk.
+# many lines without a quote and with other commas than the header, in the first bytes of each chunk.
 MOST_PLAIN_TROUBLES = 200
 SAMPLE = 64 << 10
 LONGEST_HEADER = 32 << 20
@@ -88,12 +89,11 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
     utf8, quoted, tabs, zero = True, False, False, False
     lf = cr = crlf = blank = 0
     start = last = b""
-    commas = ends = samples = 0
+    samples, commas = 0, Counter[int]()
     for chunk in _hashed(source, digest):
         sample = chunk[:SAMPLE]
         samples += 1
-        commas += sample.count(b",")
-        ends += sample.count(b"\n") - sample.count(b"\n\n") - sample.count(b"\r\n\r\n")
+        commas.update(line.count(b",") for line in sample.splitlines() if line and b'"' not in line)
         start = start or chunk
         zero = zero or b"\0" in chunk
         if utf8 and not (chunk.isascii() and decoder.getstate()[0] == b""):
@@ -139,7 +139,8 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
         and not start.startswith((b"\n", b"\r"))
         and 1 < len(header) <= MOST_PLAIN_COLUMNS
         and not any("\n" in name for name in header)
-        and (quoted or abs(commas - ends * (len(header) - 1)) <= (MOST_PLAIN_TROUBLES + samples) * len(header))
+        # A sample begins and ends amid a line.
+        and commas.total() - commas[len(header) - 1] <= MOST_PLAIN_TROUBLES + 2 * samples
     )
     return Inspection(digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason)
 

@@ -488,6 +488,14 @@ def test_a_missing_whole_number_is_marked_and_shown(lake):
     assert "quantity = NULL" in page.read_text()
 
 
+def test_very_many_malformed_lines_behind_an_open_quote_are_not_for_the_engine(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), '"', *["x" * 20] * 1000, sale("s2"))
+    assert lake.run()
+    assert not entry(lake)["inspection"]["plain"], "it would keep ten kilobytes of each"
+    assert entry(lake)["records"] == 1003
+    assert ids(lake) == ["s1", "s2"]
+
+
 def test_a_day_is_compared_with_a_moment_as_its_beginning(lake):
     days = {"column": "timestamp", "min_value": "2026-11-01", "max_value": "2026-11-02"}
     (lake.root / "expectations/sales.json").write_text(

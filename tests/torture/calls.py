@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+# Not close: whatever it answers, the descriptor is closed, and a call that fails here does not happen.
 # Number, and which arguments are what: d is a descriptor, p a path, @ the directory a path is relative to, a the
 # address and n the length of a buffer, o an offset, f flags.
 X86_64 = {
@@ -34,10 +35,10 @@ X86_64 = {
     "fsync": (74, "d"), "fdatasync": (75, "d"), "sync_file_range": (277, "d"), "copy_file_range": (326, "--d"),
     "sendfile": (40, "d"), "utimensat": (280, "@p"), "fchmod": (91, "d"), "chmod": (90, "p"), "flock": (73, "d"),
     "read": (0, "dan"), "pread64": (17, "dano"), "readv": (19, "d"), "preadv": (295, "d"), "getdents64": (217, "d"),
-    "close": (3, "d"), "stat": (4, "p"), "lstat": (6, "p"), "newfstatat": (262, "@p"), "statx": (332, "@p"),
+    "stat": (4, "p"), "lstat": (6, "p"), "newfstatat": (262, "@p"), "statx": (332, "@p"),
 }  # fmt: skip
 NAMES = {number: name for name, (number, _) in X86_64.items()}
-READING = ("read", "pread64", "readv", "preadv", "getdents64", "flock", "close")
+READING = ("read", "pread64", "readv", "preadv", "getdents64", "flock")
 LOOKING = ("stat", "lstat", "newfstatat", "statx")
 MUTATING = tuple(name for name in X86_64 if name not in READING + LOOKING)
 WRITES = ("write", "pwrite64", "sendfile")
