@@ -8,6 +8,7 @@ ends as a valid row, an invalid row, or a duplicate that another superseded, and
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -46,6 +47,13 @@ class Silver(luigi.Task):
     date = DatesParameter(description="Event date (UTC), YYYY-MM-DD.")
     max_batch_size = 10_000
     priority = 3
+
+    @classmethod
+    @functools.cache
+    def get_params(cls) -> list[tuple[str, luigi.Parameter[Any]]]:
+        """As Luigi finds them out: it asks ten times a task, and of these there are thousands."""
+        found: list[tuple[str, luigi.Parameter[Any]]] = super().get_params()
+        return found
 
     @property
     def dates(self) -> list[dt.date]:

@@ -598,6 +598,26 @@ def test_every_task_works_by_its_name(lake):
     assert lake.ran_names("Gold") == ["payment_method_summary"]
 
 
+def test_a_target_exists_as_long_as_it_is_up_to_date(lake):
+    def existing() -> list[str]:
+        tasks = (Bronze("sales", "2026-11-01"), Silver("sales", "2026-11-01"), Gold("daily_sales_summary"))
+        targets = luigi.task.flatten([task.output() for task in tasks])
+        for target in targets:
+            assert str(target) == target.path
+        return [type(target).__name__ for target in targets if target.exists()]
+
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert existing() == []
+    assert lake.run(Bronze("sales", "2026-11-01"))
+    assert existing() == ["BronzeTarget"]
+    assert lake.run(Silver("sales", "2026-11-01"))
+    assert existing() == ["BronzeTarget", "SilverTarget"]
+    assert lake.run()
+    assert existing() == ["BronzeTarget", "SilverTarget", "GoldTarget"]
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s2"))
+    assert existing() == []
+
+
 def test_silver_of_one_date_leaves_the_others(lake):
     lake.deliver("sales", "sales_20261102_120000.csv", sale("s1"), sale("s2", "2026-11-02"))
     assert lake.run(Silver("sales", "2026-11-01"))
