@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, sale
 
+from lakejobs import records
+
 LUIGI = Path(sys.executable).with_name("luigi")
 
 
@@ -68,6 +70,22 @@ def test_settings_can_be_given_on_the_command_line(lake, luigi):
     assert luigi("GoldAll", "--lake-root", "elsewhere", "--lake-staging", "inbox").returncode == 0
     assert (lake.root / "elsewhere/silver/sales").exists()
     assert not (lake.root / "datalake").exists()
+
+
+def test_a_large_file_lands_whole_or_not_at_all(lake, luigi):
+    # Large enough to be copied while it is looked at.
+    path = lake.deliver("sales", "sales_20261101_120000.csv", *(sale(f"s{n}") for n in range(70_000)))
+    assert path.stat().st_size > records.CHUNK
+    script = f'ulimit -f 2048; trap "" XFSZ; exec "{LUIGI}" --module lakejobs Bronze --domain sales --date 2026-11-01'
+    done = subprocess.run(
+        ["bash", "-c", f"{script} --local-scheduler"], cwd=lake.root, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert f"{lake.bronze('2026-11-01').relative_to(lake.root)}/{path.name}: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(lake.bronze("2026-11-01").glob("*.csv"))
+    assert luigi("Bronze", "--domain", "sales", "--date", "2026-11-01").returncode == 0
+    assert (lake.bronze("2026-11-01") / path.name).read_bytes() == path.read_bytes()
 
 
 def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi):

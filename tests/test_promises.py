@@ -105,6 +105,19 @@ def test_the_same_file_delivered_again_is_not_landed_again(lake):
     assert lake.ran == []
 
 
+def test_the_second_content_of_a_name_delivered_again_is_not_landed_again(lake):
+    for quantity in (2, 3, 3):
+        path = lake.deliver("sales", "sales_20261101_120000.csv", sale("s1", quantity=quantity, total=5 * quantity))
+        os.utime(path, (path.stat().st_atime + quantity, path.stat().st_mtime + quantity))
+        assert lake.run()
+    os.utime(path, (path.stat().st_atime + 9, path.stat().st_mtime + 9))
+    assert lake.run()
+    assert len(list(lake.bronze("2026-11-01").glob("*.csv"))) == 2
+    assert list(lake.silver()["quantity"]) == [3]
+    assert lake.run()
+    assert lake.ran == []
+
+
 def test_a_file_that_grows_while_it_is_landed_is_left_for_the_next_run(lake):
     path = lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
 
