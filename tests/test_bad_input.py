@@ -9,6 +9,7 @@ import os
 import re
 
 import duckdb
+import luigi
 import pytest
 from conftest import HEADERS, sale
 
@@ -149,6 +150,9 @@ def test_unknown_columns_are_kept_and_do_not_spoil_the_row(lake):
     rows = lake.silver()
     assert json.loads(rows["rescued_data"][0]) == {"promo": "SUMMER", "note": 'a "b"', "column 14": "x"}
     assert rows["is_valid"].all()
+    manifest = json.loads((lake.bronze("2026-11-01") / "_manifest.json").read_text())
+    (note,) = manifest["files"][0]["notes"]
+    assert note == "it has columns besides the domain's, kept in rescued_data: promo, note, column 14"
 
 
 def test_of_a_column_that_stands_twice_the_first_is_meant(lake):
@@ -592,6 +596,16 @@ def test_a_broken_table_fails_alone_and_names_its_file(lake, add_table, sql, mes
     assert said.startswith("Gold(table=more)")
     assert "Traceback" not in caplog.text
     assert lake.ran_names("Gold") == sorted(set(gold.tables()) - {"more"})
+    assert not any(target.exists() for target in luigi.task.flatten(Gold("more").output()))
+
+
+def test_a_table_by_week_is_not_one_by_date_though_the_week_has_a_first_day(lake, add_table, caplog):
+    week = "select cast(date_trunc('week', timestamp) as date) as date, count(*) as n from sales group by all"
+    add_table("more", HEAD.format("date") + week)
+    days = ["2026-11-02", "2026-11-03", "2026-11-04"]  # from a Monday on
+    lake.deliver("sales", "sales_20261104_120000.csv", *(sale(f"s{day}", day) for day in days))
+    assert not lake.run()
+    assert any("it counts events of 2026-11-03 to 2026-11-02" in line for line in caplog.messages)
 
 
 def test_a_table_may_end_in_a_semicolon_and_ask_for_bookkeeping_of_no_rows(lake, add_table):

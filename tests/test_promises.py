@@ -229,6 +229,19 @@ def test_a_changed_table_sql_rebuilds_that_table_alone(lake, monkeypatch):
     assert lake.gold("payment_method_summary").iloc[0]["payment_count"] == 101
 
 
+def test_a_changed_table_remakes_the_table_that_reads_it(lake, monkeypatch):
+    from lakejobs import gold
+
+    lake.deliver("inventory", "inventory_20261101_120000.csv", "m1,2026-11-01,P1,Lamp,W1,inbound,3,1.00,S1")
+    assert lake.run()
+    changed = dict(gold.read_sql())
+    twice = changed["inventory_movement_summary"].replace("sum(quantity)", "2 * sum(quantity)")
+    monkeypatch.setattr(gold, "read_sql", lambda: tuple((changed | {"inventory_movement_summary": twice}).items()))
+    assert lake.run()
+    assert lake.ran_names("Gold") == ["inventory_movement_summary", "inventory_net_position"]
+    assert list(lake.gold("inventory_net_position")["net_position"]) == [6]
+
+
 def test_a_truncated_silver_file_is_made_again_not_read(lake):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()

@@ -22,6 +22,8 @@ def test_two_weeks_of_online_retail_give_the_true_answers(lake):
         "sales", "online_retail.csv", lzma.decompress((DATA / "online_retail_two_weeks.csv.xz").read_bytes())
     )
     assert lake.run()
+    (manifest,) = lake.root.glob("datalake/bronze/sales/**/_manifest.json")
+    assert json.loads(manifest.read_text())["files"][0]["inspection"]["plain"], "it is for the engine to read"
 
     rows = lake.silver()
     assert rows["partition"].nunique() == truth["dates"]

@@ -26,6 +26,7 @@ PROJECT = Path(__file__).parent.parent.parent
 MODULES = ("lake", "bronze", "silver", "gold", "quality")
 QUICK = [
     "tests/test_golden.py",
+    "tests/test_real_data.py",
     "tests/test_promises.py::test_a_file_delivered_again_under_its_name_is_landed_beside_the_first",
     "tests/test_promises.py::test_the_latest_timestamp_wins_then_the_later_file_then_the_later_line",
     "tests/test_promises.py::test_a_second_run_does_nothing",
