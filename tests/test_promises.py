@@ -588,6 +588,25 @@ def test_pieces_of_any_size_give_the_same_lake(lake, set_lake):
     assert sum(footer["duplicates"] for footer in lake.footers()) == 30
 
 
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
+def test_the_kept_result_counts_the_rows_of_all_pieces(lake, set_lake, chunk_rows):
+    set_lake(chunk_rows=chunk_rows)
+    # Of thirty rows every third has no quantity, and so no total that can be worked out.
+    lines = [sale(f"s{n}", quantity="" if n % 3 == 0 else 2, total="" if n % 3 == 0 else 10) for n in range(30)]
+    lake.deliver("sales", "sales_20261101_120000.csv", *lines)
+    assert lake.run()
+    (path,) = lake.root.glob("datalake/quality/validations/sales/sales_*.json")
+    kept = json.loads(path.read_text())
+    results = {result["expectation_config"]["meta"]["code"]: result for result in kept["results"]}
+    assert not kept["success"]
+    for code, unexpected in (("NULL:sale_id", 0), ("NULL:quantity", 10), ("NULL:total_amount", 10)):
+        result = results[code]
+        assert result["success"] == (unexpected == 0)
+        assert (result["result"]["element_count"], result["result"]["unexpected_count"]) == (30, unexpected)
+        assert result["result"]["unexpected_percent_total"] == pytest.approx(100 * unexpected / 30)
+        assert lake.footers()[0]["failures"].get(code, 0) == unexpected
+
+
 def test_every_record_has_one_fate_and_the_footer_counts_them(lake):
     lake.deliver(
         "sales",
