@@ -26,11 +26,12 @@ from lakejobs.lake import File
 from lakejobs.lineage import DomainState
 from lakejobs.loading import Loaded
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
+from lakejobs.runs import LakeTask
 
 REDELIVERED = re.compile(r"(.+)-[0-9a-f]{8}(\.csv)", re.IGNORECASE)
 
 
-class Bronze(luigi.Task):
+class Bronze(LakeTask):
     """One bronze partition: every staged file of one landing date, byte for byte, and the manifest of them.
 
     Luigi joins those of a domain that are due at once to one task, so that their files are read in one pass.

@@ -27,6 +27,7 @@ from lakejobs.domains import DOMAINS
 from lakejobs.engine import DuckDB
 from lakejobs.lineage import DomainState
 from lakejobs.parameters import NameParameter
+from lakejobs.runs import LakeTask
 from lakejobs.silver import BOOKKEEPING, DomainSilver
 
 HEADER = re.compile(r"-- grain: (?P<grain>[a-z0-9_, ]+)\s*\n-- source: (?P<source>[a-z0-9_]+)\s*\n", re.IGNORECASE)
@@ -105,7 +106,7 @@ class TableParameter(NameParameter):
         super().__init__("gold table", (name for name, _ in read_sql()))
 
 
-class Gold(luigi.Task):
+class Gold(LakeTask):
     """The newest snapshot of one gold table."""
 
     table = TableParameter()

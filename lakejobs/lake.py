@@ -33,6 +33,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
@@ -373,15 +374,31 @@ def lock(lake: Lake, domain: str) -> Iterator[BinaryIO]:
         handle = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed below, and that is what releases the lock
     try:
         with explained(f"cannot lock {path}"):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("%s: another run is writing to it, waiting for that", domain)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            _wait_for_lock(handle, domain)
         yield handle
     finally:
         with explained(f"cannot unlock {path}"):
             handle.close()
+
+
+def _wait_for_lock(handle: BinaryIO, domain: str) -> None:
+    """Take a lock, or give up after `[lake] lock_timeout` seconds."""
+    timeout, waited, pause = settings().lock_timeout, 0.0, 0.01
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if waited >= timeout:
+                raise LakeError(
+                    f"{domain}: another run has been writing to it for {timeout:,} seconds ([lake] lock_timeout); "
+                    "see what it is doing, and run again"
+                ) from None
+            if not waited:
+                log.info("%s: another run is writing to it; waiting for it to finish", domain)
+            # A lock cannot be waited for with a time limit, only asked for again.
+            time.sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, 0.5)
 
 
 # ------------------------------------------------------------------------------------------------ pages and JSON files

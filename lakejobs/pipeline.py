@@ -14,11 +14,12 @@ from lakejobs.domains import DOMAINS
 from lakejobs.gold import Gold, broken_tables, tables
 from lakejobs.parameters import BatchParameter, DomainParameter
 from lakejobs.report import Report
+from lakejobs.runs import LakeTask
 from lakejobs.silver import DomainSilver
 from lakejobs.staging import Staging
 
 
-class Generate(luigi.WrapperTask):
+class Generate(LakeTask, luigi.WrapperTask):
     """One generated batch of a domain, landed in bronze."""
 
     domain = DomainParameter()
@@ -38,7 +39,7 @@ class Generate(luigi.WrapperTask):
         return Bronze(self.domain, self.batch.date().isoformat())
 
 
-class GenerateAll(luigi.WrapperTask):
+class GenerateAll(LakeTask, luigi.WrapperTask):
     """One generated batch of every domain."""
 
     batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
@@ -47,7 +48,7 @@ class GenerateAll(luigi.WrapperTask):
         return [Generate(domain, self.batch) for domain in DOMAINS]
 
 
-class BronzeAll(luigi.WrapperTask):
+class BronzeAll(LakeTask, luigi.WrapperTask):
     """Everything that is staged, landed."""
 
     def requires(self) -> list[luigi.Task]:
@@ -56,14 +57,14 @@ class BronzeAll(luigi.WrapperTask):
         ]
 
 
-class SilverAll(luigi.WrapperTask):
+class SilverAll(LakeTask, luigi.WrapperTask):
     """Every silver partition that is due, and everything below it."""
 
     def requires(self) -> list[luigi.Task]:
         return [DomainSilver(domain) for domain in DOMAINS]
 
 
-class GoldAll(luigi.WrapperTask):
+class GoldAll(LakeTask, luigi.WrapperTask):
     """Every gold table, everything that is due below, whether a table reads it or not, and the report."""
 
     def requires(self) -> list[luigi.Task]:

@@ -26,6 +26,7 @@ from lakejobs.engine import DuckDB, Engine, text
 from lakejobs.gold import Table, domain_of, is_fresh, newest_snapshot, tables
 from lakejobs.lake import Lake
 from lakejobs.lineage import DomainState
+from lakejobs.runs import LakeTask
 
 MOST_BARS = 60
 """A chart shows the last so many days; a longer history has a second one, by the shortest period that fits."""
@@ -86,7 +87,7 @@ MEASURES = (
 )
 
 
-class Report(luigi.Task):
+class Report(LakeTask):
     """The page about the lake as it is now; on a bad day too, when other tasks failed."""
 
     # It requires nothing that could fail and keep it from running. All else has a higher priority, so it comes last.

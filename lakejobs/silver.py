@@ -24,6 +24,7 @@ from lakejobs.engine import CsvFile, DuckDB, text
 from lakejobs.lineage import DomainState
 from lakejobs.loading import Loaded
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
+from lakejobs.runs import LakeTask
 
 WRITERS = 4
 KEYS_AT_ONCE = 20
@@ -40,7 +41,7 @@ BOOKKEEPING = {
 """The columns of silver besides a domain's own, and their types."""
 
 
-class Silver(luigi.Task):
+class Silver(LakeTask):
     """One silver partition. Luigi joins those of a domain that are due at once to one task, one pass over the data."""
 
     domain = DomainParameter()
@@ -79,7 +80,7 @@ class Silver(luigi.Task):
                 tell(self, summary, percent=100, link=docs.page_url(page) if page else None)
 
 
-class DomainSilver(luigi.WrapperTask):
+class DomainSilver(LakeTask, luigi.WrapperTask):
     """Every silver partition of a domain that is due, and everything that is waiting below them."""
 
     domain = DomainParameter()

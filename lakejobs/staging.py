@@ -18,6 +18,7 @@ from lakejobs import lake as storage
 from lakejobs.console import LakeError, counted, report, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.parameters import BatchParameter, DomainParameter
+from lakejobs.runs import LakeTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,7 @@ LATE = 0.05
 """Share of batches with one row of an earlier day."""
 
 
-class Staging(luigi.Task):
+class Staging(LakeTask):
     """One generated CSV file of a batch. A batch whose file was landed and then cleared away is complete too."""
 
     domain = DomainParameter()

@@ -21,7 +21,7 @@ NOT_A_DOMAIN = {"domain", "catalogue"}
 # Who may import whom: a module only those before it. `console` and `config` stand before all.
 ORDER = [
     "console", "config", "domains", "lake", "records", "engine", "transform", "quality", "docs", "lineage",
-    "loading", "parameters", "staging", "bronze", "silver", "gold", "report", "pipeline", "summary", "__init__",
+    "loading", "parameters", "runs", "staging", "bronze", "silver", "gold", "report", "pipeline", "summary", "__init__",
 ]  # fmt: skip
 
 

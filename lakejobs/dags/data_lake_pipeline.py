@@ -27,9 +27,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 # A run triggered by hand has no logical date.
 BATCH = "{{ (dag_run.logical_date or dag_run.run_after).strftime('%Y%m%d_%H%M%S') }}"
 
-# Through luigid, where it answers, so that the run is seen in its visualiser. Luigi then refuses (exit codes 10 and 25)
-# what another run is just doing: twice an hour both schedules are due at once. That is no failure, so look again until
-# it is done. Not with --worker-keep-alive: it waits for hours on a task that has failed.
+# Through luigid, where it answers, so that the run is seen in its visualiser. Twice an hour both schedules are due at
+# once; the runs wait for each other by themselves.
 COMMAND = r"""
 address=${LUIGID_ADDRESS:-127.0.0.1} port=${LUIGID_PORT:-8082}
 luigid_answers() {
@@ -44,13 +43,8 @@ if luigid_answers 2>/dev/null; then
 else
     scheduler=--local-scheduler
 fi
-while :; do
-    (set -x; "$LUIGI" --module lakejobs $scheduler TASK)
-    status=$?
-    [[ $status == 10 || $status == 25 ]] || exit $status
-    echo "Another run is doing a part of this. Looking again in 5 seconds."
-    sleep 5
-done
+set -x
+exec "$LUIGI" --module lakejobs $scheduler TASK
 """
 
 
