@@ -8,12 +8,13 @@ where it is missing, damaged, or was made with other settings.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
-import re
+import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO
 
 import luigi
 
@@ -27,8 +28,6 @@ from lakejobs.lineage import DomainState
 from lakejobs.loading import Loaded
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
 from lakejobs.runs import LakeTask
-
-REDELIVERED = re.compile(r"(.+)-[0-9a-f]{8}(\.csv)", re.IGNORECASE)
 
 
 class Bronze(LakeTask):
@@ -81,24 +80,26 @@ class BronzeTarget(luigi.Target):
 def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
     """Copy what is staged for some dates, look at what is new there, write the manifests. Returns what was done."""
     domain = DOMAINS[state.domain]
-    copied, troubles = 0, []
+    copied, troubles, deliveries = 0, [], Deliveries(state)
     partitions: dict[dt.date, dict[str, Any]] = {}
     new: list[tuple[dt.date, dict[str, Any]]] = []
     for number, date in enumerate(dates):
         report(f"landing {date}", 50 * number // len(dates))
         storage.sweep(state.lake.bronze(state.domain, date))
         before = state.read_manifest(date) or {"staged": {}, "files": []}
-        there = {file.name for file in storage.files(state.lake.bronze(state.domain, date))}
-        gone = {entry["name"] for entry in before["files"]} - there
-        # What is still staged lands again where its file in bronze is gone.
-        staged = {name: known for name, known in before["staged"].items() if not gone & {name, *_again(name, gone)}}
+        staged: dict[str, Any] = {}
         inspected: dict[str, records.Inspection] = {}
         for file in list(state.staged.get(date, ())):
-            if staged.get(file.name) == [file.size, file.mtime_ns]:
+            known = before["staged"].get(file.name)
+            # What is still staged lands again where its file in bronze is gone.
+            if known and known["signature"] == file.signature and state.is_landed(known["landed_as"]):
+                staged[file.name] = known
                 continue
             try:
-                inspected |= _copy(state, domain, date, file)
-                staged[file.name] = [file.size, file.mtime_ns]
+                landed_as, inspection = _land_file(state, domain, deliveries, date, file)
+                staged[file.name] = {"signature": file.signature, "landed_as": landed_as}
+                if inspection:
+                    inspected[landed_as.rpartition("/")[2]] = inspection
             except StillWrittenError:
                 state.staged[date].remove(file)
                 log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
@@ -110,10 +111,12 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
         if files or staged or before["files"]:
             partitions[date] = {"scan": state.scan_hash, "staged": staged, "files": files}
     report("counting records", 50)
+    new.sort(key=lambda one: delivery_order(*one))
     count_records(state, new)
     for number, (date, content) in enumerate(partitions.items()):
         report(f"describing {date}", 80 + 20 * number // len(partitions))
         storage.write_json(state.lake.manifest(state.domain, date), content)
+        state.manifests[date] = content
     state.landed(dates)
     if troubles:
         raise LakeError("; ".join(troubles))
@@ -128,46 +131,106 @@ class StillWrittenError(Exception):
     """A staged file changed while it was read."""
 
 
-def _copy(state: DomainState, domain: Domain, date: dt.date, file: File) -> dict[str, records.Inspection]:
-    """Land one staged file. Returns what is known of it by its name in bronze; nothing where it is there already.
+class Deliveries:
+    """What was delivered before under a name, by the names in bronze."""
 
-    Same name and same content: already landed. Same name, other content: lands as `<stem>-<hash8>.csv`.
+    def __init__(self, state: DomainState) -> None:
+        self._state = state
+        self._without_stamp: dict[str, list[tuple[dt.date, str]]] | None = None
+
+    def of(self, original: str, date: dt.date) -> list[tuple[storage.Delivery, str]]:
+        """Deliveries of a staged name, the latest last, and where in bronze they are.
+
+        A name with a stamp lands on its own date, `date`, every time; any other on the date it was delivered on.
+        """
+        if storage.stamp(original):
+            found = [(date, name) for name in self._names(date) if original in _originals(name)]
+        else:
+            if self._without_stamp is None:
+                self._without_stamp = {}
+                for landing in storage.partitions(self._state.lake.layer("bronze", self._state.domain)):
+                    for name in self._names(landing):
+                        self._remember(landing, name)
+            found = self._without_stamp.get(original, [])
+        known = [
+            (storage.delivery(name, landing, self._hash(landing, name)), self._state.bronze_path(landing, name))
+            for landing, name in found
+        ]
+        return sorted(one for one in known if one[0].original == original)
+
+    def add(self, landing: dt.date, name: str) -> None:
+        """A file has landed."""
+        if self._without_stamp is not None:
+            self._remember(landing, name)
+
+    def _names(self, landing: dt.date) -> list[str]:
+        found = storage.files(self._state.lake.bronze(self._state.domain, landing))
+        return [file.name for file in found if storage.is_data(file.name)]
+
+    def _remember(self, landing: dt.date, name: str) -> None:
+        assert self._without_stamp is not None
+        for original in _originals(name):
+            self._without_stamp.setdefault(original, []).append((landing, name))
+
+    def _hash(self, landing: dt.date, name: str) -> str:
+        """The content's hash, where the name holds the beginning of one."""
+        if not storage.DELIVERED_BY_HASH.fullmatch(name):
+            return ""
+        return _hash(f"{self._state.lake.bronze(self._state.domain, landing)}/{name}")
+
+
+def _originals(name: str) -> set[str]:
+    """Names under which a file in bronze may have been staged; only its content's hash tells for sure."""
+    by_hash = storage.DELIVERED_BY_HASH.fullmatch(name)
+    return {storage.original_name(name)} | ({by_hash[1] + by_hash[3]} if by_hash else set())
+
+
+def _land_file(
+    state: DomainState, domain: Domain, deliveries: Deliveries, date: dt.date, file: File
+) -> tuple[str, records.Inspection | None]:
+    """Land one staged file, unless it has landed. Returns which file in bronze it is, and what is known of a new one.
+
+    Content equal to the latest delivery of the name has landed. Other content is a new delivery, later than all before
+    it. A name that bronze gave says by itself when its content was delivered.
     """
     source = f"{state.lake.staging_directory(state.domain)}/{file.name}"
-    target = f"{state.lake.bronze(state.domain, date)}/{file.name}"
-    taken = [path for path in _namesakes(state, date, file) if storage.file(path)]
-    if taken:
-        content = _hash(source, file)
-        for path in taken:
-            there = storage.file(path)
-            if there and there.size == file.size and _hash(path) == content:
-                return {}
-        if target in taken:
-            stem, dot, suffix = file.name.rpartition(".")
-            target = f"{state.lake.bronze(state.domain, date)}/{stem}-{content[:8]}{dot}{suffix}"
-            if storage.file(target):
-                return {}
-    with storage.reading(source) as handle, storage.reading(source) as again, storage.publish(target) as temporary:
+    original = storage.original_name(file.name)
+    before = deliveries.of(original, date)
+    rival = before[-1][1] if before else None
+    says_when = storage.stamp(original) is not None
+    if file.name != original:
+        own = state.bronze_path(date, file.name)
+        rival = own if any(path == own for _, path in before) else None
+        says_when = True
+    if rival and _same(state, source, file, rival):
+        return rival, None
+    name = file.name
+    if rival or not says_when:
+        moment = storage.modified(file, state.now)
+        if before:
+            moment = max(moment, before[-1][0].moment + dt.timedelta(microseconds=1))
+        name = storage.delivered_name(original, moment)
+    path = f"{state.lake.bronze(state.domain, date)}/{name}"
+    with storage.reading(source) as handle, storage.reading(source) as again, storage.publish(path) as temporary:
         with ThreadPoolExecutor(1) as pool:
             # The kernel copies a large file while it is looked at.
             copying = pool.submit(storage.copy, handle, temporary) if file.size > records.CHUNK else None
-            inspection = records.inspect(again, list(domain.columns))
+            inspection = inspect(again, domain)
             if copying:
                 copying.result()
         if not copying:
             storage.copy(handle, temporary)
         _must_be(handle, file)
         _must_be(again, file)
-    return {target.rpartition("/")[2]: inspection}
+    deliveries.add(date, name)
+    return state.bronze_path(date, name), inspection
 
 
-def _namesakes(state: DomainState, date: dt.date, file: File) -> Iterator[str]:
-    """Where a delivery of this name may have landed before: without a stamp in its name, on any date."""
-    yield f"{state.lake.bronze(state.domain, date)}/{file.name}"
-    if not storage.STAMP.search(file.name):
-        for landing in state.landings:
-            if landing != date:
-                yield f"{state.lake.bronze(state.domain, landing)}/{file.name}"
+def _same(state: DomainState, source: str, file: File, landed_as: str) -> bool:
+    """Whether a staged file has the content of one in bronze."""
+    path = f"{state.lake.layer('bronze', state.domain)}/{landed_as}"
+    there = storage.file(path)
+    return there is not None and there.size == file.size and _hash(path) == _hash(source, file)
 
 
 def _hash(path: str, expected: File | None = None) -> str:
@@ -180,7 +243,7 @@ def _hash(path: str, expected: File | None = None) -> str:
 
 def _must_be(handle: Any, file: File) -> None:
     status = storage.status(handle)
-    if (status.size, status.mtime_ns) != (file.size, file.mtime_ns):
+    if status.signature != file.signature:
         raise StillWrittenError
 
 
@@ -194,7 +257,7 @@ def describe(
     before: Sequence[dict[str, Any]],
     inspected: Mapping[str, records.Inspection],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The manifest's entries for the files of a partition, in the order they landed, and which of them are new.
+    """The manifest's entries for the files of a partition, in the order of their delivery, and which of them are new.
 
     Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Of files
     that landed just now, `inspected` says what is known. Reports files that changed or went after they had landed.
@@ -214,7 +277,7 @@ def describe(
             inspection = inspected[file.name]
         else:
             with storage.reading(f"{directory}/{file.name}") as handle:
-                inspection = records.inspect(handle, list(domain.columns))
+                inspection = inspect(handle, domain)
         if old and old["inspection"]["sha256"] == inspection.sha256:
             entries.append({**old, "mtime_ns": file.mtime_ns, "signature": file.signature})
             continue
@@ -229,9 +292,9 @@ def describe(
             "bytes": file.size,
             "mtime_ns": file.mtime_ns,
             "signature": file.signature,
-            "landed_ns": old["landed_ns"] if old else file.mtime_ns,
             "inspection": inspection.to_json(),
             "notes": notes,
+            "missing": missing_columns(inspection, domain),
             "records": 0,
             "malformed": 0,
             "dates": {},
@@ -239,24 +302,54 @@ def describe(
         entries.append(entry)
         new.append(entry)
     for name in known:
-        log.warning("%s/%s has gone: its rows leave silver", directory, name)
-    names = {entry["name"] for entry in entries}
-    entries.sort(key=lambda entry: _landing_order(entry, names))
-    new.sort(key=lambda entry: _landing_order(entry, names))
+        log.warning("%s/%s was deleted: its rows are removed from silver", directory, name)
+    entries.sort(key=lambda entry: delivery_order(date, entry))
     return entries, new
 
 
-def _again(name: str, among: Iterable[str]) -> list[str]:
-    """Those of some bronze files that a delivery of this name may have become, besides the one of its own name."""
-    return [other for other in among if (found := REDELIVERED.fullmatch(other)) and found[1] + found[2] == name]
+def delivery_order(landing: dt.date, entry: dict[str, Any]) -> tuple[storage.Delivery, str]:
+    """Sorts manifest entries of a domain by their delivery: its moment, the name staged, the content's hash."""
+    sha256 = entry["inspection"]["sha256"]
+    return storage.delivery(entry["name"], landing, sha256), sha256
 
 
-def _landing_order(entry: dict[str, Any], names: set[str]) -> tuple[Any, ...]:
-    """By name, for names hold stamps; another delivery of the same name behind the first, the later one last."""
-    again = REDELIVERED.fullmatch(entry["name"])
-    if again and (first := again[1] + again[2]) in names:
-        return (first, 1, entry["landed_ns"], entry["name"])
-    return (entry["name"], 0, 0, "")
+def inspect(source: BinaryIO, domain: Domain) -> records.Inspection:
+    """Look at a file's bytes, and refuse it where its records could not be told apart or belong to no moment."""
+    inspection = records.inspect(source, list(domain.columns))
+    if inspection.rejected or not inspection.header:
+        return inspection
+    by_name, others = match(inspection.header, list(domain.columns))
+    missing = [name for name in (domain.key, domain.event_time) if name not in by_name]
+    if not missing:
+        return inspection
+    reason = f"it has no column {' and no column '.join(missing)}, which every record of {domain.name} needs"
+    header = {name.casefold() for name in inspection.header}
+    for other in DOMAINS.values():
+        if other is not domain and {other.key, *other.columns} <= header:
+            reason += f"; it looks like a file of {other.name}"
+            break
+    else:
+        reason += _guess(missing, others)
+    return dataclasses.replace(inspection, header=(), plain=False, rejected=reason)
+
+
+def missing_columns(inspection: records.Inspection, domain: Domain) -> list[str]:
+    """Columns of the domain that an accepted file does not have."""
+    if inspection.rejected or not inspection.header:
+        return []
+    by_name, _ = match(inspection.header, list(domain.columns))
+    return [name for name in domain.columns if name not in by_name]
+
+
+def _guess(missing: Sequence[str], others: Iterable[str]) -> str:
+    """Which of a header's unknown columns may be a missing one under another name."""
+    unknown = {name.casefold(): name for name in others}
+    alike = [
+        f"{unknown[found[0]]} looks like {name}"
+        for name in missing
+        if (found := difflib.get_close_matches(name, unknown, 1, 0.5))
+    ]
+    return f"; {', '.join(alike)}" if alike else ""
 
 
 def _notes(inspection: records.Inspection, domain: Domain) -> list[str]:
@@ -266,11 +359,11 @@ def _notes(inspection: records.Inspection, domain: Domain) -> list[str]:
     if not inspection.header:
         return ["it is empty"]
     notes = []
-    by_name, others = match(inspection.header, list(domain.columns))
+    _, others = match(inspection.header, list(domain.columns))
     if inspection.encoding != "utf-8":
         notes.append("it is not UTF-8 and was read as Windows-1252")
-    if missing := [name for name in domain.columns if name not in by_name]:
-        notes.append(f"it has no column {few(missing)}")
+    if missing := missing_columns(inspection, domain):
+        notes.append(f"it has no column {few(missing)}{_guess(missing, others)}")
     if others:
         notes.append(f"it has columns besides the domain's, kept in rescued_data: {few(others)}")
     return notes
@@ -328,12 +421,12 @@ def _count_records(
 
 def csv_file(state: DomainState, date: dt.date, entry: dict[str, Any], number: int) -> CsvFile:
     """A manifest's entry as the engine reads it."""
-    landed = dt.datetime.fromtimestamp(entry["landed_ns"] / 1e9, dt.UTC).date()
+    delivered = storage.delivery(entry["name"], date, entry["inspection"]["sha256"]).moment.date()
     return CsvFile(
         path=f"{state.lake.bronze(state.domain, date)}/{entry['name']}",
         number=number,
         landing_date=date,
-        latest_date=max(date, landed) + dt.timedelta(days=1),
+        latest_date=min(max(date, delivered), dt.date.max - dt.timedelta(days=1)) + dt.timedelta(days=1),
         inspection=records.Inspection.from_json(entry["inspection"]),
     )
 

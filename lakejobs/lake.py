@@ -1,7 +1,7 @@
 """The lake's storage: where every file is, and the only code that lists, reads, publishes, removes or locks.
 
     local_output/<domain>/<prefix>_YYYYMMDD_HHMMSS.csv                    staging, written by others or by Staging
-    datalake/bronze/<domain>/year=YYYY/month=MM/day=DD/*.csv              by landing date, byte for byte
+    datalake/bronze/<domain>/year=YYYY/month=MM/day=DD/*.csv              by landing date, byte for byte; see Deliveries
     datalake/bronze/<domain>/year=YYYY/month=MM/day=DD/_manifest.json     what those files hold (a cache)
     datalake/silver/<domain>/year=YYYY/month=MM/day=DD/<domain>.parquet   by event date (UTC), one file a partition
     datalake/gold/<table>/<table>_YYYYMMDD_HHMMSS_ffffff.parquet          snapshots; the newest sorts last
@@ -45,7 +45,12 @@ TEMPORARY = "_tmp-"
 COPIED_AT_ONCE = 1 << 30
 BEING_WRITTEN = (".tmp", ".part")
 SNAPSHOT = r"_(\d{8}_\d{6}_\d{6})\.parquet"
-STAMP = re.compile(r"_([0-9]{8})_(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9](?![0-9])")
+STAMP = re.compile(r"_([0-9]{8})_((?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9])(?![0-9])")
+DELIVERED = re.compile(r"(.+)_delivered_([0-9]{8}_[0-9]{6}_[0-9]{6})(\.csv)", re.IGNORECASE)
+DELIVERED_FORMAT = "%Y%m%d_%H%M%S_%f"
+# How earlier versions named another content of a name: by the first digits of its hash.
+DELIVERED_BY_HASH = re.compile(r"(.+)-([0-9a-f]{8})(\.csv)", re.IGNORECASE)
+EPOCH = dt.datetime.fromtimestamp(0, dt.UTC).replace(tzinfo=None)
 NO_CHECKSUM = "0" * 64
 FOOTER_START = b'{"checksum": "'
 _serial = itertools.count()
@@ -84,13 +89,13 @@ class Lake:
         return f"{self.root}/{layer}/{name}"
 
     def bronze(self, domain: str, date: dt.date) -> str:
-        return f"{self.root}/bronze/{domain}/{_partition(date)}"
+        return f"{self.root}/bronze/{domain}/{partition_path(date)}"
 
     def manifest(self, domain: str, date: dt.date) -> str:
         return f"{self.bronze(domain, date)}/_manifest.json"
 
     def silver(self, domain: str, date: dt.date) -> str:
-        return f"{self.root}/silver/{domain}/{_partition(date)}/{domain}.parquet"
+        return f"{self.root}/silver/{domain}/{partition_path(date)}/{domain}.parquet"
 
     def gold(self, table: str, snapshot: str) -> str:
         return f"{self.root}/gold/{table}/{snapshot}"
@@ -120,16 +125,74 @@ def current() -> Lake:
     return Lake(section.root.rstrip("/") or "/", section.staging.rstrip("/") or "/")
 
 
-def _partition(date: dt.date) -> str:
+def partition_path(date: dt.date) -> str:
+    """A partition's directory within its domain's."""
     return f"year={date.year:04d}/month={date.month:02d}/day={date.day:02d}"
 
 
-def landing_date(file: File) -> dt.date:
-    """The stamp in the file's name, or else the file's modification date (UTC)."""
-    for day in STAMP.findall(file.name):
+# ------------------------------------------------------------------------------------------------ deliveries
+#
+# The order of a domain's deliveries can be read from the names in bronze, so it outlives every cache and every copy:
+#
+#     sales_20261101_120000.csv                               the first delivery of a name with a stamp: at that moment
+#     sales_20261101_120000_delivered_20261102_090000_000000.csv      the same name with other content, and when it came
+#     till_delivered_20261102_083000_500000.csv               a name without a stamp, till.csv, and when it came
+#     till.csv                                                put into bronze by hand: at midnight of its partition
+
+
+def landing_date(file: File, now: dt.datetime) -> dt.date:
+    """The stamp in the file's name, or else the day (UTC) it was last modified, today at the latest."""
+    for day, _ in STAMP.findall(file.name):
         with contextlib.suppress(ValueError):
             return _day(day)
-    return dt.datetime.fromtimestamp(file.mtime_ns / 1e9, dt.UTC).date()
+    return modified(file, now).date()
+
+
+def modified(file: File, now: dt.datetime) -> dt.datetime:
+    """When (UTC) a staged file was last modified; a moment still to come counts as now."""
+    return min(EPOCH + dt.timedelta(microseconds=file.mtime_ns // 1000), now)
+
+
+def stamp(name: str) -> dt.datetime | None:
+    """The moment that a name says by its first stamp, `_YYYYMMDD_HHMMSS`."""
+    for day, time_of_day in STAMP.findall(name):
+        with contextlib.suppress(ValueError):
+            return dt.datetime.strptime(day + time_of_day, "%Y%m%d%H%M%S")
+    return None
+
+
+def delivered_name(original: str, moment: dt.datetime) -> str:
+    """The name in bronze of a delivery whose own name does not say when it came."""
+    stem, dot, suffix = original.rpartition(".")
+    return f"{stem}_delivered_{moment.strftime(DELIVERED_FORMAT)}{dot}{suffix}"
+
+
+class Delivery(NamedTuple):
+    """A file in bronze as its name tells of it. Deliveries sort as they came."""
+
+    moment: dt.datetime
+    """When it came (UTC)."""
+    original: str
+    """The name under which it was staged."""
+    place: int
+    """Tells the later contents of a name apart from the first where an earlier version of lakejobs named them."""
+
+
+def delivery(name: str, landing: dt.date, sha256: str) -> Delivery:
+    """What the name of a file in a bronze partition says of its delivery."""
+    if found := DELIVERED.fullmatch(name):
+        with contextlib.suppress(ValueError):
+            return Delivery(dt.datetime.strptime(found[2], DELIVERED_FORMAT), found[1] + found[3], 0)
+    original, place = name, 0
+    if (found := DELIVERED_BY_HASH.fullmatch(name)) and sha256.startswith(found[2].lower()):
+        original, place = found[1] + found[3], 1
+    return Delivery(stamp(original) or dt.datetime.combine(landing, dt.time()), original, place)
+
+
+def original_name(name: str) -> str:
+    """The name under which a file in bronze was staged, so far as it can be told without its content."""
+    found = DELIVERED.fullmatch(name)
+    return found[1] + found[3] if found else name
 
 
 # Every delivery is asked on every run, and there are few days.
@@ -276,22 +339,27 @@ def copy(source: BinaryIO, path: str) -> None:
 
 @contextlib.contextmanager
 def scratch(lake: Lake, domain: str) -> Iterator[str]:
-    """A directory for what does not fit in memory, on the lake's disk. Only to be entered under the domain's lock."""
-    prefix = f"{TEMPORARY}spill_{domain}_"
+    """A directory for what does not fit in memory, on the lake's disk. Those of dead runs are removed."""
+    prefix = f"{TEMPORARY}spill_"
     with explained(f"cannot list {lake.root}"), os.scandir(lake.root) as entries:
         leftovers = [entry.path for entry in entries if entry.name.startswith(prefix)]
     for leftover in leftovers:
-        with _holding(leftover) as dead:
-            if dead:
+        with _holding(leftover) as is_dead:
+            if is_dead:
                 _remove_tree(leftover)
-    path = f"{lake.root}/{prefix}{os.getpid()}-{next(_serial)}"
-    with explained(f"cannot make {path}"):
-        os.mkdir(path)
-    with _holding(path):
-        try:
-            yield path
-        finally:
-            _remove_tree(path)
+    while True:
+        path = f"{lake.root}/{prefix}{domain}_{os.getpid()}-{next(_serial)}"
+        with explained(f"cannot make {path}"):
+            os.mkdir(path)
+        with _holding(path) as is_held:
+            # A run of another domain may have taken it for a dead one's before it was held.
+            if not is_held or not os.path.isdir(path):
+                continue
+            try:
+                yield path
+            finally:
+                _remove_tree(path)
+            return
 
 
 def _remove_tree(directory: str) -> None:
@@ -303,9 +371,15 @@ def _remove_tree(directory: str) -> None:
 
 @contextlib.contextmanager
 def _holding(directory: str) -> Iterator[bool]:
-    """Hold a directory as long as this process lives; False where another one does."""
+    """Hold a directory as long as this process lives; False where another one does, or where it is gone."""
     with explained(f"cannot lock {directory}"):
-        descriptor, is_held = os.open(directory, os.O_RDONLY), True
+        try:
+            descriptor, is_held = os.open(directory, os.O_RDONLY), True
+        except FileNotFoundError:
+            descriptor = -1
+        if descriptor < 0:
+            yield False
+            return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

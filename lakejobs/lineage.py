@@ -27,7 +27,7 @@ from lakejobs.domains import DOMAINS
 from lakejobs.lake import File, Lake
 from lakejobs.records import content_hash
 
-VERSION = 2
+VERSION = 3
 """Of the caches. Another version's caches are made anew."""
 
 
@@ -52,6 +52,12 @@ class DomainState:
         """Landing dates with something to land or to look at."""
         self.silver: dict[dt.date, dict[str, Any]] = {}
         """Footers of the silver partitions, those that are whole."""
+        self.present: set[dt.date] = set()
+        """Dates that have a silver file, whole or damaged."""
+        self.manifests: dict[dt.date, dict[str, Any]] = {}
+        """What this process has written of manifests: they stay known where the files get lost."""
+        self.now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+        """When (UTC) the run began."""
         self.generation = b""
         self._expected: dict[dt.date, str] = {}
         self._contributions: dict[dt.date, list[tuple[dt.date, int, str]]] = {}
@@ -71,7 +77,7 @@ class DomainState:
     def _list_staging(self) -> None:
         for file in storage.files(self.lake.staging_directory(self.domain)):
             if storage.is_data(file.name):
-                self.staged.setdefault(storage.landing_date(file), []).append(file)
+                self.staged.setdefault(storage.landing_date(file, self.now), []).append(file)
             elif not file.name.startswith((".", "_")) and not file.name.endswith(storage.BEING_WRITTEN):
                 self.passed_by.append(f"{file.name} (no .csv)")
         directory = self.lake.staging_directory(self.domain)
@@ -82,14 +88,16 @@ class DomainState:
     def rescan(self) -> None:
         """Look at bronze and silver again."""
         self.generation = generation(self.lake, self.domain)
-        self.scan_hash = digest([VERSION, transform.partition_dates(DOMAINS[self.domain])])
+        domain = DOMAINS[self.domain]
+        self.manifests = {}
+        self.scan_hash = digest([VERSION, domain.key, domain.event_time, transform.partition_dates(domain)])
         self.rules_hash = digest([quality.suite_hash(self.domain), transform.transform_hash(DOMAINS[self.domain])])
         bronze = self.lake.layer("bronze", self.domain)
         self.landings, self.stale = {}, set()
         for date in sorted({*storage.partitions(bronze), *self.staged}):
             self._look_at_landing(date)
         self._gather()
-        self.silver = {}
+        self.silver, self.present = {}, set()
         for date in storage.partitions(self.lake.layer("silver", self.domain)):
             self._look_at_silver(date)
         self._forget_the_gone()
@@ -99,9 +107,9 @@ class DomainState:
         listing = self.landing_listing(date)
         seen = digest([self.scan_hash, listing])
         known = self._facts["landings"].get(date.isoformat())
-        if known is None or known["seen"] != seen:
+        if known is None or known["seen"] != seen or not all(map(self.is_landed, known["elsewhere"])):
             manifest = self.read_manifest(date)
-            known = {**summarise(manifest), "seen": seen} if manifest else None
+            known = {**summarise(manifest, date), "seen": seen} if manifest else None
             if manifest is None or not covers(manifest, listing) or not self._holds(date, manifest):
                 # Where the only delivery is still being written there is nothing yet.
                 if known or listing["staged"] or listing["files"]:
@@ -115,17 +123,20 @@ class DomainState:
         self.landings[date] = known
 
     def landing_listing(self, date: dt.date) -> dict[str, list[list[Any]]]:
-        """What is there of a landing date: deliveries in staging, [name, bytes, modified] each, and in bronze, with all
-        that tells whether they were written to."""
+        """What is there of a landing date, in staging and in bronze: names, and what tells whether they were written
+        to."""
         found = storage.files(self.lake.bronze(self.domain, date))
         return {
-            "staged": [[f.name, f.size, f.mtime_ns] for f in self.staged.get(date, ())],
+            "staged": [[f.name, *f.signature] for f in self.staged.get(date, ())],
             "files": [[f.name, *f.signature] for f in found if storage.is_data(f.name)],
         }
 
     def _holds(self, date: dt.date, manifest: dict[str, Any]) -> bool:
-        """Whether the files of a bronze partition hold what the manifest says. Those that may have been written to
-        since, though size and modification date are the same, are read: a copied lake's once, others hardly ever."""
+        """Whether the files of a bronze partition hold what the manifest says, and what it says has landed elsewhere is
+        there. Files that may have been written to since, though size and modification date are the same, are read: a
+        copied lake's once, others hardly ever."""
+        if not all(self.is_landed(known["landed_as"]) for known in manifest["staged"].values()):
+            return False
         for entry in manifest["files"]:
             path = f"{self.lake.bronze(self.domain, date)}/{entry['name']}"
             found = storage.file(path)
@@ -139,8 +150,17 @@ class DomainState:
 
     def read_manifest(self, date: dt.date) -> dict[str, Any] | None:
         """The manifest of a bronze partition; None where it is missing, damaged, or of other settings."""
-        manifest = storage.read_json(self.lake.manifest(self.domain, date))
+        manifest = self.manifests.get(date) or storage.read_json(self.lake.manifest(self.domain, date))
         return manifest if manifest and manifest.get("scan") == self.scan_hash else None
+
+    def bronze_path(self, landing: dt.date, name: str) -> str:
+        """A file in bronze, from the domain's directory there."""
+        directory = self.lake.layer("bronze", self.domain)
+        return f"{self.lake.bronze(self.domain, landing)}/{name}"[len(directory) + 1 :]
+
+    def is_landed(self, path: str) -> bool:
+        """Whether a file is in bronze, from the domain's directory there."""
+        return storage.file(f"{self.lake.layer('bronze', self.domain)}/{path}") is not None
 
     def _gather(self) -> None:
         self._expected = {}
@@ -151,9 +171,12 @@ class DomainState:
 
     def _look_at_silver(self, date: dt.date) -> None:
         self.silver.pop(date, None)
-        footer = self.footer(self.lake.silver(self.domain, date))
-        if footer:
+        self.present.discard(date)
+        path = self.lake.silver(self.domain, date)
+        if footer := self.footer(path):
             self.silver[date] = footer
+        if footer or storage.file(path):
+            self.present.add(date)
 
     def footer(self, path: str) -> dict[str, Any] | None:
         """The footer of one of our Parquet files, in brief; None unless the file is whole.
@@ -207,9 +230,14 @@ class DomainState:
         """How many bronze records belong to a silver partition."""
         return sum(records for _, records, _ in self._contributions.get(date, ()))
 
-    def landings_of(self, date: dt.date) -> list[dt.date]:
-        """Bronze partitions that hold records of a silver partition."""
-        return [landing for landing, _, _ in self._contributions.get(date, ())]
+    def landings_needed(self, dates: Iterable[dt.date]) -> list[dt.date]:
+        """Bronze partitions that hold records of some silver partitions."""
+        return sorted({landing for date in dates for landing, _, _ in self._contributions.get(date, ())})
+
+    def has_manifest(self, landing: dt.date) -> bool:
+        """Whether the manifest of a bronze partition is there and says what is known of it."""
+        manifest = self.read_manifest(landing)
+        return manifest is not None and summarise(manifest, landing)["dates"] == self.landings[landing]["dates"]
 
     def expected(self, date: dt.date) -> str | None:
         """The identity that a silver partition has when it is fresh; None where no records belong to it."""
@@ -224,13 +252,12 @@ class DomainState:
         """Whether a silver partition is what its inputs make it now; without records, whether it is gone."""
         footer = self.silver.get(date)
         if footer is None:
-            path = self.lake.silver(self.domain, date)
-            return self.expected(date) is None and storage.file(path) is None
+            return self.expected(date) is None and date not in self.present
         return bool(footer["identity"] == self.expected(date))
 
     def stale_dates(self) -> list[dt.date]:
         """Event dates for which `Silver` has something to do."""
-        return [date for date in sorted({*self._contributions, *self.silver}) if not self.is_fresh(date)]
+        return [date for date in sorted({*self._contributions, *self.present}) if not self.is_fresh(date)]
 
     # ---------------------------------------------------------------------------------------- publishing
 
@@ -263,9 +290,10 @@ def brief(footer: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in footer.items() if key not in ("checksum", "lineage", "inputs")}
 
 
-def summarise(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest says of its partition as a whole; `dates`: records and a hash of their files by event date."""
-    files = manifest["files"]
+def summarise(manifest: dict[str, Any], landing: dt.date) -> dict[str, Any]:
+    """What a manifest says of its partition as a whole. `dates`: records and a hash of their files by event date;
+    `elsewhere`: where files that are staged for this date had landed before."""
+    files, here = manifest["files"], storage.partition_path(landing)
     dates: dict[str, list[Any]] = {}
     for date in sorted({date for file in files for date in file["dates"]}):
         holding = [file for file in files if date in file["dates"]]
@@ -276,7 +304,11 @@ def summarise(manifest: dict[str, Any]) -> dict[str, Any]:
         "bytes": sum(file["bytes"] for file in files),
         "records": sum(file["records"] for file in files),
         "malformed": sum(file["malformed"] for file in files),
+        "elsewhere": sorted(
+            known["landed_as"] for known in manifest["staged"].values() if known["landed_as"].rpartition("/")[0] != here
+        ),
         "rejected": {file["name"]: file["inspection"]["rejected"] for file in files if file["inspection"]["rejected"]},
+        "missing": {file["name"]: file["missing"] for file in files if file["missing"] and file["records"]},
         "notes": {file["name"]: file["notes"] for file in files if file["notes"]},
     }
 
@@ -290,7 +322,7 @@ def covers(manifest: dict[str, Any], listing: dict[str, list[list[Any]]]) -> boo
     """Whether a manifest is of just these files in bronze, and every staged one has been landed as it is now."""
     described = sorted([file["name"], file["bytes"], file["mtime_ns"]] for file in manifest["files"])
     return described == sorted(file[:3] for file in listing["files"]) and all(
-        manifest["staged"].get(name) == [size, mtime] for name, size, mtime in listing["staged"]
+        manifest["staged"].get(name, {}).get("signature") == signature for name, *signature in listing["staged"]
     )
 
 

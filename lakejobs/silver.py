@@ -122,6 +122,7 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
     """
     domain = DOMAINS[state.domain]
     suite = quality.load_suite(domain)
+    find_manifests(state, dates, report)
     wanted = [date for date in dates if state.expected(date)]
     gone = [date for date in dates if not state.expected(date)]
     done, page = [], None
@@ -164,20 +165,23 @@ def summarise(counts: dict[dt.date, dict[str, Any]]) -> str:
 def sources(state: DomainState, dates: list[dt.date]) -> list[tuple[CsvFile, dict[str, Any]]]:
     """The bronze files that hold records of these dates, as the engine reads them and as their manifest has them.
 
-    In the order that they landed, which is that of their numbers.
+    In the order of their delivery, which is that of their numbers.
     """
     days = {date.isoformat() for date in dates}
-    found: list[tuple[CsvFile, dict[str, Any]]] = []
-    for landing in sorted({landing for date in dates for landing in state.landings_of(date)}):
-        manifest = state.read_manifest(landing)
-        if manifest is None:
-            raise LakeError(f"{state.lake.manifest(state.domain, landing)} is gone; run again, it is made anew")
-        found += [
-            (bronze.csv_file(state, landing, entry, len(found) + position), entry)
-            for position, entry in enumerate(manifest["files"])
-            if days & set(entry["dates"])
-        ]
-    return found
+    entries = [
+        (landing, entry)
+        for landing in state.landings_needed(dates)
+        for entry in (state.read_manifest(landing) or {"files": []})["files"]
+        if days & set(entry["dates"])
+    ]
+    entries.sort(key=lambda one: bronze.delivery_order(*one))
+    return [(bronze.csv_file(state, *one, number), one[1]) for number, one in enumerate(entries)]
+
+
+def find_manifests(state: DomainState, dates: list[dt.date], report: Report) -> None:
+    """Make the manifests anew that these dates need and that got lost, or are not those that were known."""
+    while lost := [landing for landing in state.landings_needed(dates) if not state.has_manifest(landing)]:
+        bronze.land(state, lost, report)
 
 
 def select_dates(dates: list[dt.date], engine: DuckDB) -> None:
