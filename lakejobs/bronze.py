@@ -117,13 +117,21 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
         report(f"describing {date}", 80 + 20 * number // len(partitions))
         storage.write_json(state.lake.manifest(state.domain, date), content)
         state.manifests[date] = content
+    known = set(state.warnings)
     state.landed(dates)
+    warnings = [warning for warning in state.warnings if warning not in known]
+    for warning in warnings:
+        log.warning("%s", warning)
     if troubles:
         raise LakeError("; ".join(troubles))
     entries = [entry for content in partitions.values() for entry in content["files"]]
-    rejected = sum(entry["inspection"]["rejected"] is not None for entry in entries)
+    rejected = [
+        f"{entry['name']} rejected: {entry['inspection']['rejected']}"
+        for _, entry in new
+        if entry["inspection"]["rejected"]
+    ]
     return f"{counted(copied, 'file')} landed, {counted(sum(e['records'] for e in entries), 'record')} in all" + (
-        f", {counted(rejected, 'file')} rejected" if rejected else ""
+        f"; {few(rejected, 3)}" if rejected else ""
     )
 
 
@@ -285,8 +293,6 @@ def describe(
         if old:
             notes.append(f"its bytes changed after it landed; it was {old['inspection']['sha256'][:12]} before")
             log.warning("%s/%s changed after it landed: silver follows what it holds now", directory, file.name)
-        if inspection.rejected:
-            log.warning("%s/%s is rejected: %s", directory, file.name, inspection.rejected)
         entry = {
             "name": file.name,
             "bytes": file.size,

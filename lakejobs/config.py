@@ -41,6 +41,9 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     memory_limit = luigi.Parameter(
         default="50%", description="What the engine may use, e.g. 4GB or 50%; Python needs some besides."
     )
+    rejected = luigi.ChoiceParameter(
+        default="warn", choices=("warn", "fail"), description="Whether a rejected file makes a run fail."
+    )
     lock_timeout = luigi.IntParameter(
         default=3600, description="Seconds to wait for another run that is writing to the same domain."
     )

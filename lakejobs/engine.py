@@ -108,6 +108,9 @@ class DuckDB:
         except duckdb.Error as error:
             raise LakeError(f"[lake] memory_limit={limit} is not understood: {error}") from error
         self._connection.execute("set timezone = 'UTC'")
+        # It writes `not null` into the schema of Parquet files whose rows happen to have no NULL, and readers refuse to
+        # take files of different schemas for one table.
+        self._connection.execute("set disabled_optimizers = 'statistics_propagation'")
         self._connection.execute("create macro regexp_like(value, pattern) as regexp_matches(value, pattern)")
         self._connection.execute("create macro btrim(value, characters) as trim(value, characters)")
         self._connection.execute("create macro json_text(value) as cast(to_json(value) as varchar)")

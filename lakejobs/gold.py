@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import importlib.resources
 import re
 from collections.abc import Iterator
@@ -31,6 +30,12 @@ from lakejobs.runs import LakeTask
 from lakejobs.silver import BOOKKEEPING, DomainSilver
 
 HEADER = re.compile(r"-- grain: (?P<grain>[a-z0-9_, ]+)\s*\n-- source: (?P<source>[a-z0-9_]+)\s*\n", re.IGNORECASE)
+# Quoted text is taken whole, so that nothing in it is taken for a comment.
+CODE = re.compile(
+    r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
+    r"""|(?P<nothing>(?:\s|--[^\n]*|/\*.*?\*/)+)""",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ class Table:
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(self.sql.encode()).hexdigest()[:32]
+        """Changes with the grain, the source and the SQL, and not with its comments or white space."""
+        code = CODE.sub(lambda found: " " if found["nothing"] else found[0], self.statement)
+        return lineage.digest([self.grain, self.source, code.strip()])
 
     @property
     def statement(self) -> str:
@@ -179,13 +186,18 @@ def inputs(state: DomainState, table: Table) -> dict[str, str]:
     return {table.source: footer["identity"]} if footer else {}
 
 
+def identity(table: Table, made_from: dict[str, str]) -> str:
+    """What a snapshot has in its footer that was made from these inputs."""
+    return lineage.digest([lineage.GOLD_VERSION, table.hash, made_from])
+
+
 def is_fresh(state: DomainState, table: Table) -> bool:
     """Whether the newest file of a table is whole and was made from its inputs as they are."""
     if table.source not in DOMAINS and not is_fresh(state, tables()[table.source]):
         return False
     names = snapshots(state, table)
     footer = state.footer(state.lake.gold(table.name, names[-1])) if names else None
-    return footer is not None and footer["identity"] == lineage.digest([table.hash, inputs(state, table)])
+    return footer is not None and footer["identity"] == identity(table, inputs(state, table))
 
 
 def build(state: DomainState, table: Table) -> str:
@@ -193,7 +205,7 @@ def build(state: DomainState, table: Table) -> str:
     before, footer = newest_snapshot(state, table)
     made_from = inputs(state, table)
     old = {}
-    if before and footer and footer["sql"] == table.hash:
+    if before and footer and (footer.get("version"), footer["sql"]) == (lineage.GOLD_VERSION, table.hash):
         old = (storage.read_footer(state.lake.gold(table.name, before)) or {}).get("inputs", {})
     directory = state.lake.layer("gold", table.name)
     storage.sweep(directory)
@@ -218,7 +230,8 @@ def build(state: DomainState, table: Table) -> str:
         names = snapshots(state, table)
         name = storage.snapshot_name(table.name, names[-1] if names else None, now)
         content = {
-            "identity": lineage.digest([table.hash, made_from]),
+            "identity": identity(table, made_from),
+            "version": lineage.GOLD_VERSION,
             "sql": table.hash,
             "inputs": made_from,
             "generated_at": now.isoformat(),
@@ -231,9 +244,14 @@ def build(state: DomainState, table: Table) -> str:
             )
             storage.seal(temporary)
     prune(state, table)
-    if not table.is_daily:
-        return counted(rows, "row")
-    return f"{counted(rows, 'row')}, {counted(len(changed), 'day')} computed, {len(carried):,} carried over"
+    said = counted(rows, "row")
+    if table.is_daily:
+        said += f", {counted(len(changed), 'day')} computed, {len(carried):,} carried over"
+    if footer and footer.get("version") != lineage.GOLD_VERSION:
+        said += "; made anew because an earlier version of lakejobs made it before"
+    elif footer and footer["sql"] != table.hash:
+        said += "; made anew because its SQL changed"
+    return said
 
 
 @contextlib.contextmanager

@@ -46,10 +46,10 @@ COPIED_AT_ONCE = 1 << 30
 BEING_WRITTEN = (".tmp", ".part")
 SNAPSHOT = r"_(\d{8}_\d{6}_\d{6})\.parquet"
 STAMP = re.compile(r"_([0-9]{8})_((?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9])(?![0-9])")
-DELIVERED = re.compile(r"(.+)_delivered_([0-9]{8}_[0-9]{6}_[0-9]{6})(\.csv)", re.IGNORECASE)
+DELIVERED = re.compile(r"(.+)_delivered_([0-9]{8}_[0-9]{6}_[0-9]{6})(\.csv)", re.IGNORECASE | re.DOTALL)
 DELIVERED_FORMAT = "%Y%m%d_%H%M%S_%f"
 # How earlier versions named another content of a name: by the first digits of its hash.
-DELIVERED_BY_HASH = re.compile(r"(.+)-([0-9a-f]{8})(\.csv)", re.IGNORECASE)
+DELIVERED_BY_HASH = re.compile(r"(.+)-([0-9a-f]{8})(\.csv)", re.IGNORECASE | re.DOTALL)
 EPOCH = dt.datetime.fromtimestamp(0, dt.UTC).replace(tzinfo=None)
 NO_CHECKSUM = "0" * 64
 FOOTER_START = b'{"checksum": "'
@@ -228,6 +228,10 @@ def files(directory: str) -> list[File]:
             if stat.S_ISREG(known.st_mode):
                 found.append(File(entry.name, known.st_size, known.st_mtime_ns, known.st_ino, known.st_ctime_ns))
     return sorted(found)
+
+
+def is_directory(path: str) -> bool:
+    return os.path.isdir(path)
 
 
 def odd_entries(directory: str) -> list[str]:

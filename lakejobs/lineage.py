@@ -17,18 +17,23 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 from lakejobs import lake as storage
 from lakejobs import quality, transform
-from lakejobs.console import few, log
-from lakejobs.domains import DOMAINS
+from lakejobs.console import LakeError, counted, few, log
+from lakejobs.domains import DOMAINS, Domain
 from lakejobs.lake import File, Lake
 from lakejobs.records import content_hash
 
 VERSION = 3
 """Of the caches. Another version's caches are made anew."""
+SILVER_VERSION = 2
+GOLD_VERSION = 2
+"""Raise one when Python code gives other rows of the same input; SQL, rules and settings have hashes of their own. A
+test holds a fingerprint of the output against them."""
 
 
 def digest(content: Any) -> str:
@@ -75,6 +80,11 @@ class DomainState:
         return facts
 
     def _list_staging(self) -> None:
+        if not storage.is_directory(self.lake.staging):
+            raise LakeError(
+                f"the staging directory {self.lake.staging} does not exist: create it, or name another one by "
+                "[lake] staging or --lake-staging"
+            )
         for file in storage.files(self.lake.staging_directory(self.domain)):
             if storage.is_data(file.name):
                 self.staged.setdefault(storage.landing_date(file, self.now), []).append(file)
@@ -89,9 +99,9 @@ class DomainState:
         """Look at bronze and silver again."""
         self.generation = generation(self.lake, self.domain)
         domain = DOMAINS[self.domain]
+        self.made_by = MadeBy.of(domain)
         self.manifests = {}
         self.scan_hash = digest([VERSION, domain.key, domain.event_time, transform.partition_dates(domain)])
-        self.rules_hash = digest([quality.suite_hash(self.domain), transform.transform_hash(DOMAINS[self.domain])])
         bronze = self.lake.layer("bronze", self.domain)
         self.landings, self.stale = {}, set()
         for date in sorted({*storage.partitions(bronze), *self.staged}):
@@ -198,6 +208,9 @@ class DomainState:
             self._facts["parquet"][relative] = known
             self._changed = True
         content: dict[str, Any] = known["footer"]
+        version = GOLD_VERSION if relative.startswith("gold/") else SILVER_VERSION
+        if content.get("version", 0) > version:
+            raise LakeError(f"{path} was written by a newer lakejobs: upgrade this one, or name another lake")
         return content
 
     def _forget_the_gone(self) -> None:
@@ -245,7 +258,7 @@ class DomainState:
             return None
         if date not in self._expected:
             made_from = [[landing.isoformat(), content] for landing, _, content in self._contributions[date]]
-            self._expected[date] = digest([self.rules_hash, made_from])
+            self._expected[date] = digest([self.made_by.rules_hash, made_from])
         return self._expected[date]
 
     def is_fresh(self, date: dt.date) -> bool:
@@ -253,11 +266,40 @@ class DomainState:
         footer = self.silver.get(date)
         if footer is None:
             return self.expected(date) is None and date not in self.present
-        return bool(footer["identity"] == self.expected(date))
+        return (footer["identity"], footer.get("warnings")) == (self.expected(date), self.made_by.warnings_hash)
 
     def stale_dates(self) -> list[dt.date]:
         """Event dates for which `Silver` has something to do."""
         return [date for date in sorted({*self._contributions, *self.present}) if not self.is_fresh(date)]
+
+    @property
+    def rejected(self) -> list[str]:
+        """Files in bronze that were not taken in, and why; one for as long as it is there."""
+        return [
+            f"{self.lake.bronze(self.domain, date)}/{name} is rejected: {reason}. Delete it from bronze and staging "
+            "once that is settled"
+            for date, landing in sorted(self.landings.items())
+            for name, reason in landing["rejected"].items()
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person has to look at, though the lake is fresh: rejected files, and columns that deliveries lack."""
+        lacking: dict[str, list[str]] = {}
+        for date, landing in sorted(self.landings.items()):
+            for name, columns in landing["missing"].items():
+                for column in columns:
+                    lacking.setdefault(column, []).append(self.bronze_path(date, name))
+        said = []
+        for column, why in needed_columns(DOMAINS[self.domain]).items() if lacking else ():
+            if files := lacking.get(column):
+                without = (
+                    f"{files[-1]} has"
+                    if len(files) == 1
+                    else f"{counted(len(files), 'file')}, {files[-1]} among them, have"
+                )
+                said.append(f"{self.domain}: {without} no column {column}, {why}")
+        return self.rejected + said
 
     # ---------------------------------------------------------------------------------------- publishing
 
@@ -283,6 +325,52 @@ class DomainState:
     def published(self, date: dt.date) -> None:
         """A silver partition has been written or removed: look at it again."""
         self._look_at_silver(date)
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """All that decides what stands in the silver files of a domain, besides their bronze files."""
+
+    rules: Mapping[str, str]
+    """Hashes of the critical rules by code, in the suite's order."""
+    warnings: Mapping[str, str]
+    """Hashes of the other rules: they change what is reported, and no row."""
+    sql: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, domain: Domain) -> MadeBy:
+        rules, warnings = quality.rule_hashes(domain.name)
+        return cls(rules, warnings, transform.hashes(domain), transform.settings_of(domain))
+
+    @property
+    def rules_hash(self) -> str:
+        return digest([SILVER_VERSION, list(self.rules.items()), list(self.sql.items())])
+
+    @property
+    def warnings_hash(self) -> str:
+        return digest(list(self.warnings.items()))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": SILVER_VERSION, **asdict(self)}
+
+    def difference(self, old: Mapping[str, Any]) -> str:
+        """What changed since a file with this lineage was made, in words."""
+        said = []
+        before, now = {**old["rules"], **old["warnings"]}, {**self.rules, **self.warnings}
+        for what, codes in (
+            ("new", [code for code in now if code not in before]),
+            ("removed", [code for code in before if code not in now]),
+            ("changed", [code for code in now if code in before and now[code] != before[code]]),
+        ):
+            if codes := [code for code in codes if code]:
+                said.append(f"{what} rule{'s' if len(codes) > 1 else ''} {few(codes)}")
+        changed = [name for name, value in self.settings.items() if old["settings"].get(name) != value]
+        if changed:
+            said.append(f"[lake] {few(changed)} changed")
+        elif dict(self.sql) != old["sql"]:
+            said.append("the domain or lakejobs itself changed")
+        return "; ".join(said) or "the order of the rules changed"
 
 
 def brief(footer: dict[str, Any]) -> dict[str, Any]:
@@ -313,6 +401,17 @@ def summarise(manifest: dict[str, Any], landing: dt.date) -> dict[str, Any]:
     }
 
 
+def needed_columns(domain: Domain) -> dict[str, str]:
+    """Columns without which a file means something else than it seems to, and why."""
+    needed = {correction.column: "and it was computed instead" for correction in domain.corrections}
+    with contextlib.suppress(LakeError):  # a broken suite is told of where it is needed
+        for rule in quality.load_suite(domain).rules:
+            if rule.severity == "critical":
+                for column in rule.columns:
+                    needed.setdefault(column, f"which the rule {rule.code} asks for")
+    return needed
+
+
 def identity(file: dict[str, Any]) -> list[Any]:
     """What makes a bronze file the same file: name, size, content hash."""
     return [file["name"], file["bytes"], file["inspection"]["sha256"]]
@@ -338,6 +437,9 @@ def state(domain: str) -> DomainState:
     if known is None or known_run is not run or run is None:
         known = DomainState(storage.current(), domain)
         _states[domain] = (run, known)
+        if run is not None:
+            for warning in known.warnings:
+                log.warning("%s", warning)
     elif generation(known.lake, domain) != known.generation:
         known.rescan()
     return known

@@ -9,6 +9,7 @@ import luigi
 
 from lakejobs import lineage, report
 from lakejobs.bronze import Bronze
+from lakejobs.config import lake as settings
 from lakejobs.console import LakeError
 from lakejobs.domains import DOMAINS
 from lakejobs.gold import Gold, broken_tables, tables
@@ -48,7 +49,25 @@ class GenerateAll(LakeTask, luigi.WrapperTask):
         return [Generate(domain, self.batch) for domain in DOMAINS]
 
 
-class BronzeAll(LakeTask, luigi.WrapperTask):
+class EverythingTask(LakeTask, luigi.WrapperTask):
+    """All of a layer. Fails at its end where `[lake] rejected = fail` and there are rejected files."""
+
+    def complete(self) -> bool:
+        return not refused() and bool(super().complete())
+
+    def run(self) -> None:
+        if files := refused():
+            raise LakeError("; ".join(files))
+
+
+def refused() -> list[str]:
+    """Rejected files, where these make a run fail."""
+    if settings().rejected != "fail":
+        return []
+    return [file for domain in DOMAINS for file in lineage.state(domain).rejected]
+
+
+class BronzeAll(EverythingTask):
     """Everything that is staged, landed."""
 
     def requires(self) -> list[luigi.Task]:
@@ -57,14 +76,14 @@ class BronzeAll(LakeTask, luigi.WrapperTask):
         ]
 
 
-class SilverAll(LakeTask, luigi.WrapperTask):
+class SilverAll(EverythingTask):
     """Every silver partition that is due, and everything below it."""
 
     def requires(self) -> list[luigi.Task]:
         return [DomainSilver(domain) for domain in DOMAINS]
 
 
-class GoldAll(LakeTask, luigi.WrapperTask):
+class GoldAll(EverythingTask):
     """Every gold table, everything that is due below, whether a table reads it or not, and the report."""
 
     def requires(self) -> list[luigi.Task]:
@@ -80,3 +99,4 @@ class GoldAll(LakeTask, luigi.WrapperTask):
     def run(self) -> None:
         # A second worker may have made it while the first was not done.
         report.publish()
+        super().run()

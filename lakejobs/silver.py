@@ -7,6 +7,7 @@ ends as a valid row, an invalid row, or a duplicate that another superseded, and
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import multiprocessing
@@ -18,7 +19,7 @@ import luigi
 from lakejobs import bronze, docs, lineage, quality, transform
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
-from lakejobs.console import LakeError, Report, counted, report, span, tell
+from lakejobs.console import LakeError, Report, counted, log, report, span, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import CsvFile, DuckDB, text
 from lakejobs.lineage import DomainState
@@ -89,13 +90,19 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
 
     def complete(self) -> bool:
         state = lineage.state(self.domain)
-        return not state.stale_landings() and not state.stale_dates()
+        if state.stale_landings() or state.stale_dates():
+            return False
+        # A broken suite is to be noticed before the next delivery needs it.
+        with contextlib.suppress(LakeError):
+            return bool(quality.load_suite(DOMAINS[self.domain]))
+        return False
 
     def run(self) -> Any:
         if multiprocessing.parent_process() is None:
             # It takes a second or two, and there will be something to validate.
             quality.import_in_background()
         yield [bronze.Bronze(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_landings()]
+        quality.load_suite(DOMAINS[self.domain])
         yield [Silver(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_dates()]
 
 
@@ -125,6 +132,8 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
     find_manifests(state, dates, report)
     wanted = [date for date in dates if state.expected(date)]
     gone = [date for date in dates if not state.expected(date)]
+    for reason, rebuilt in why_rebuilt(state, wanted).items():
+        log.info("%s: %s rebuilt, because %s", state.domain, counted(len(rebuilt), "partition"), reason)
     done, page = [], None
     if wanted:
         importing = quality.import_in_background()
@@ -178,6 +187,20 @@ def sources(state: DomainState, dates: list[dt.date]) -> list[tuple[CsvFile, dic
     return [(bronze.csv_file(state, *one, number), one[1]) for number, one in enumerate(entries)]
 
 
+def why_rebuilt(state: DomainState, dates: list[dt.date]) -> dict[str, list[dt.date]]:
+    """Which partitions are rebuilt for another reason than their input, by that reason in words."""
+    found: dict[str, list[dt.date]] = {}
+    for date in dates:
+        if footer := state.silver.get(date):
+            if footer.get("version") != lineage.SILVER_VERSION:
+                found.setdefault("an earlier version of lakejobs made them", []).append(date)
+            elif footer["rules"] != state.made_by.rules_hash or footer["warnings"] != state.made_by.warnings_hash:
+                old = storage.read_footer(state.lake.silver(state.domain, date)) if not found else None
+                reason = state.made_by.difference(old["lineage"]) if old else next(iter(found))
+                found.setdefault(reason, []).append(date)
+    return found
+
+
 def find_manifests(state: DomainState, dates: list[dt.date], report: Report) -> None:
     """Make the manifests anew that these dates need and that got lost, or are not those that were known."""
     while lost := [landing for landing in state.landings_needed(dates) if not state.has_manifest(landing)]:
@@ -192,11 +215,7 @@ def select_dates(dates: list[dt.date], engine: DuckDB) -> None:
 
 
 def deduplicate(domain: Domain, engine: DuckDB) -> None:
-    """Make the relations `superseded` (row_number_, partition_date) and `kept`.
-
-    Within a date and key the row of the latest timestamp, then of the later landed file, then of the later line, is
-    kept. Rows without a key are never merged.
-    """
+    """Make the relations `superseded` (row_number_, partition_date) and `kept`. Rows without a key are never merged."""
     key = domain.key
     (rows,) = engine.rows("select count(*) from typed")[0]
     lots = 1 + rows // (KEYS_AT_ONCE * settings().chunk_rows)
@@ -208,13 +227,7 @@ def deduplicate(domain: Domain, engine: DuckDB) -> None:
             f"create or replace temp table repeated as select partition_date, {key} from typed "
             f"where {key} is not null{some} group by partition_date, {key} having count(*) > 1"
         )
-        engine.run(
-            "insert into superseded select row_number_, partition_date from ("
-            f"select t.row_number_, t.partition_date, row_number() over (partition by t.partition_date, t.{key} "
-            "order by t.event_time_ desc nulls last, t.file_number desc, t.row_number_ desc) as place "
-            f"from typed as t join repeated as r on t.partition_date = r.partition_date and t.{key} = r.{key}"
-            ") as ranked where place > 1"
-        )
+        engine.run(f"insert into superseded {transform.superseded_rows(domain)}")
     (superseded,) = engine.rows("select count(*) from superseded")[0]
     kept = "select * from typed"
     if superseded:
@@ -275,18 +288,8 @@ def judge(
             }
         ),
     )
-    time = domain.event_time
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    errors = (
-        "coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), "
-        f"case when k.event_time_ is null then 'NULL:{time}' end)"
-    )
-    query = (
-        f"select partition_date, {', '.join(domain.columns)}, validation_errors is null as is_valid, "
-        f"validation_errors, corrections, rescued_data, source_file, timestamp '{now}' as processed_at from ("
-        f"select k.*, {errors} as validation_errors, s.source_file from kept as k left join failed as f "
-        "on k.row_number_ = f.row_number_ join sources as s on k.file_number = s.file_number) as judged"
-    )
+    query = f"select *, timestamp '{now}' as processed_at from ({transform.judged_rows(domain)}) as judged"
     if len(dates) == 1:
         engine.run(f"create temp view silver as {query}")
     else:
@@ -375,7 +378,7 @@ def publish(
     Several at once where there are several, because each has to wait for the disk.
     """
     columns = ", ".join([*domain.columns, *BOOKKEEPING])
-    rules = {"suite": quality.suite_hash(domain.name), "transform": transform.transform_hash(domain)}
+    made_by = state.made_by
 
     def write(date: dt.date, engine: DuckDB) -> str:
         path = state.lake.silver(domain.name, date)
@@ -384,7 +387,14 @@ def publish(
             for file, entry in files.values()
             if date.isoformat() in entry["dates"]
         ]
-        footer = {"identity": state.expected(date), **counts[date], "lineage": {"files": made_from, **rules}}
+        footer = {
+            "identity": state.expected(date),
+            "version": lineage.SILVER_VERSION,
+            "rules": made_by.rules_hash,
+            "warnings": made_by.warnings_hash,
+            **counts[date],
+            "lineage": {"files": made_from, **made_by.to_json()},
+        }
         storage.sweep(path.rpartition("/")[0])
         with storage.publish(path) as temporary:
             written = engine.write_parquet(

@@ -42,11 +42,10 @@ class Staging(LakeTask):
 
     def complete(self) -> bool:
         path = self.output().path
-        lake, name = storage.current(), path.rpartition("/")[2]
-        return (
-            storage.file(path) is not None
-            or storage.file(f"{lake.bronze(self.domain, self.batch.date())}/{name}") is not None
-        )
+        landed = storage.files(storage.current().bronze(self.domain, self.batch.date()))
+        return storage.file(path) is not None or path.rpartition("/")[2] in {
+            storage.original_name(file.name) for file in landed
+        }
 
     def run(self) -> None:
         domain = DOMAINS[self.domain]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, few
@@ -85,9 +86,50 @@ def typed_rows(domain: Domain) -> str:
     )
 
 
-def transform_hash(domain: Domain) -> str:
-    """Changes with the domain's specification, with the SQL above and with the settings it depends on."""
-    return hashlib.sha256(f"{domain.key}\n{typed_rows(domain)}".encode()).hexdigest()
+def superseded_rows(domain: Domain) -> str:
+    """Query over `typed` and `repeated`, the keys that stand more than once on a date: row_number_ and partition_date
+    of the rows that another one supersedes.
+
+    Within a date and key the row of the latest timestamp is kept, then of the later delivery, then of the later line.
+    """
+    key = domain.key
+    return (
+        "select row_number_, partition_date from ("
+        f"select t.row_number_, t.partition_date, row_number() over (partition by t.partition_date, t.{key} "
+        "order by t.event_time_ desc nulls last, t.file_number desc, t.row_number_ desc) as place "
+        f"from typed as t join repeated as r on t.partition_date = r.partition_date and t.{key} = r.{key}"
+        ") as ranked where place > 1"
+    )
+
+
+def judged_rows(domain: Domain) -> str:
+    """Query over `kept`, `failed` (row_number_, codes) and `sources` (file_number, source_file): the rows of silver and
+    their partition_date, but for the moment they were judged."""
+    errors = (
+        "coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), "
+        f"case when k.event_time_ is null then 'NULL:{domain.event_time}' end)"
+    )
+    return (
+        f"select partition_date, {', '.join(domain.columns)}, validation_errors is null as is_valid, "
+        f"validation_errors, corrections, rescued_data, source_file from ("
+        f"select k.*, {errors} as validation_errors, s.source_file from kept as k left join failed as f "
+        "on k.row_number_ = f.row_number_ join sources as s on k.file_number = s.file_number) as judged"
+    )
+
+
+def hashes(domain: Domain) -> dict[str, str]:
+    """Of all SQL that decides what stands in silver. They change with the domain's specification and with settings."""
+    queries = {
+        "typed": typed_rows(domain),
+        "superseded": f"{domain.key}\n{superseded_rows(domain)}",
+        "judged": judged_rows(domain),
+    }
+    return {name: hashlib.sha256(query.encode()).hexdigest()[:32] for name, query in queries.items()}
+
+
+def settings_of(domain: Domain) -> dict[str, Any]:
+    """The settings that stand in the SQL."""
+    return {"earliest_date": settings().earliest_date.isoformat(), "timestamp_formats": list(_formats(domain))}
 
 
 def _json_object(members: Sequence[str]) -> str:

@@ -211,7 +211,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LakeUnderTest:
 
 
 def new_lake(root: Path) -> LakeUnderTest:
-    root.mkdir(parents=True, exist_ok=True)
+    (root / "local_output").mkdir(parents=True, exist_ok=True)
     shutil.copytree(PROJECT / "expectations", root / "expectations")
     return LakeUnderTest(root)
 

@@ -44,7 +44,7 @@ else
     scheduler=--local-scheduler
 fi
 set -x
-exec "$LUIGI" --module lakejobs $scheduler TASK
+"$LUIGI" --module lakejobs $scheduler TASK
 """
 
 

@@ -1,0 +1,232 @@
+"""What decides what stands in a file, and nothing else, makes it stale; and the lake says what it rebuilds and why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import HEADERS, LakeUnderTest, sale
+
+from lakejobs import gold, lineage, transform
+
+
+def change_suite(lake: LakeUnderTest, change: Any, domain: str = "sales", indent: int | None = None) -> None:
+    path = lake.root / f"expectations/{domain}.json"
+    suite = json.loads(path.read_text())
+    change(suite)
+    path.write_text(json.dumps(suite, indent=indent))
+
+
+@pytest.fixture
+def made(lake: LakeUnderTest) -> LakeUnderTest:
+    """A lake that is up to date."""
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", total="11.00"))
+    assert lake.run()
+    return lake
+
+
+def reword(suite: dict[str, Any]) -> None:
+    suite["notes"] = "In other words."
+    suite["expectations"][0]["notes"] = "In other words."
+    suite["expectations"][0]["description"] = "In other words."
+    suite["expectations"] = [dict(reversed(list(rule.items()))) for rule in suite["expectations"]]
+
+
+def test_notes_and_layout_of_a_suite_rebuild_nothing(made):
+    change_suite(made, reword, indent=7)
+    assert made.run()
+    assert made.ran == []
+
+
+def test_comments_and_layout_of_sql_rebuild_nothing_and_all_else_does():
+    def table(sql: str) -> str:
+        return gold.parse_tables((("t", f"-- grain: date\n-- source: sales\n{sql}"),))[0]["t"].hash
+
+    plain = table("select cast(timestamp as date) as date, 'a  --b' as x from sales")
+    assert plain == table(
+        "-- One row per day.\nselect\n  cast(timestamp as date) as date, /* for\nfun */ 'a  --b' as x\nfrom sales -- x\n;"
+    )
+    for other in (
+        "select cast(timestamp as date) as date, 'a --b' as x from sales",
+        "select cast(timestamp as date) as date, 'a  --c' as x from sales",
+        "select cast(timestamp as date) as date, 'a' as x from sales",
+        'select cast(timestamp as date) as date, "a  --b" as x from sales',
+    ):
+        assert table(other) != plain
+    assert table(r"select E'it\'s -- x' as date from sales") != table(r"select E'it\'s -- y' as date from sales")
+    other = gold.parse_tables((("t", "-- grain: date, x\n-- source: sales\nselect 1 from sales"),))[0]["t"].hash
+    assert other != gold.parse_tables((("t", "-- grain: date\n-- source: sales\nselect 1 from sales"),))[0]["t"].hash
+
+
+def test_a_changed_warning_rule_reports_anew_and_rebuilds_no_gold_table(made, caplog):
+    def widen(suite: dict[str, Any]) -> None:
+        suite["expectations"][-1]["kwargs"]["max_value"] = 2
+
+    change_suite(made, widen)
+    assert made.run()
+    assert made.ran_names("Silver") == ["2026-11-01"]
+    assert len(made.snapshots("daily_sales_summary")) == 1
+    assert "sales: 1 partition rebuilt, because changed rule WRONG_TOTAL" in caplog.text
+    page = sorted((made.root / "datalake/quality/data_docs/validations/sales").glob("*.html"))
+    assert len(page) == 2
+    made.run()
+    assert made.ran == []
+
+
+def test_a_changed_critical_rule_is_named(made, caplog):
+    change_suite(made, lambda suite: suite["expectations"].pop(2))
+    assert made.run()
+    assert "sales: 1 partition rebuilt, because removed rule NULL:customer_id" in caplog.text
+    assert len(made.ran_names("Gold")) == 3
+
+
+def test_the_footer_holds_a_hash_of_each_thing_that_decides(made, set_lake, caplog):
+    (footer,) = made.footers()
+    made_by = footer["lineage"]
+    assert list(made_by["rules"])[:2] == ["NULL:sale_id", "NULL:timestamp"]
+    assert list(made_by["warnings"]) == ["WRONG_TOTAL"]
+    assert set(made_by["sql"]) == {"typed", "superseded", "judged"}
+    assert made_by["settings"] == {"earliest_date": "1970-01-01", "timestamp_formats": []}
+    set_lake(earliest_date="2026-11-02")
+    assert made.run()
+    assert "because [lake] earliest_date changed" in caplog.text
+
+
+@pytest.mark.parametrize("query", ["typed_rows", "superseded_rows", "judged_rows"])
+def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
+    original = getattr(transform, query)
+    monkeypatch.setattr(
+        transform, query, lambda domain: original(domain).replace("desc", "asc").replace(" as ", "  as ")
+    )
+    assert made.run()
+    assert made.ran_names("Silver") == ["2026-11-01"]
+
+
+def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch, caplog):
+    monkeypatch.setattr(lineage, "SILVER_VERSION", lineage.SILVER_VERSION + 1)
+    monkeypatch.setattr(lineage, "GOLD_VERSION", lineage.GOLD_VERSION + 1)
+    assert made.run()
+    assert "sales: 1 partition rebuilt, because an earlier version of lakejobs made them" in caplog.text
+    assert "made anew because an earlier version of lakejobs made it before" in caplog.text
+    made.run()
+    assert made.ran == []
+
+
+@pytest.mark.parametrize("layer", ["SILVER_VERSION", "GOLD_VERSION"])
+def test_a_lake_that_a_newer_version_wrote_is_refused(made, monkeypatch, caplog, layer):
+    before = {path: path.stat().st_mtime_ns for path in (made.root / "datalake").glob("**/*.parquet")}
+    monkeypatch.setattr(lineage, layer, getattr(lineage, layer) - 1)
+    assert not made.run()
+    assert "was written by a newer lakejobs" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in (made.root / "datalake").glob("**/*.parquet")} == before
+
+
+def test_all_files_of_a_domain_and_of_a_table_have_one_schema(lake):
+    """Where no NULL happened to be, columns were `not null`, and readers of several files stumbled over it."""
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", "2026-10-31T10:00:00", quantity=""))
+    lake.deliver("sales", "sales_20261102_120000.csv", sale("s3", "2026-11-02T10:00:00", "two", "", ""), ",,,,,,,,,,")
+    assert lake.run()
+    silver = {
+        pq.read_schema(path).remove_metadata() for path in (lake.root / "datalake/silver/sales").glob("**/*.parquet")
+    }
+    assert len(silver) == 1
+    assert all(field.nullable for field in silver.pop())
+    lake.deliver("sales", "sales_20261103_120000.csv", sale("s4", "2026-11-03T10:00:00", category="", status=""))
+    assert lake.run()
+    for table in gold.tables():
+        schemas = {pq.read_schema(path).remove_metadata() for path in lake.snapshots(table)}
+        assert len(schemas) == 1, table
+        assert all(field.nullable for field in schemas.pop())
+
+
+# ------------------------------------------------------------------------------------------------ wrong files and drift
+
+
+def warnings(lake: LakeUnderTest, domain: str = "sales") -> list[str]:
+    from lakejobs import lake as storage
+
+    return lineage.DomainState(storage.current(), domain).warnings
+
+
+def test_a_file_of_another_domain_is_rejected_and_says_so_until_it_is_gone(lake, caplog):
+    header = HEADERS["inventory"]
+    path = lake.deliver("sales", "sales_20261101_120000.csv", "M1,2026-11-01,P1,Lamp,W1,inbound,1,1,S1", header=header)
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s1"))
+    assert lake.run()
+    assert list(lake.silver()["sale_id"]) == ["s1"]
+    reason = "it has no column sale_id, which every record of sales needs; it looks like a file of inventory"
+    assert reason in caplog.text
+    caplog.clear()
+    assert lake.run()
+    assert lake.ran == []
+    assert reason in caplog.text
+    path.unlink()
+    (lake.bronze("2026-11-01") / path.name).unlink()
+    assert lake.run()
+    assert warnings(lake) == []
+
+
+@pytest.mark.parametrize(("column", "renamed"), [("sale_id", "saleid"), ("timestamp", "time_stamp")])
+def test_a_file_without_key_or_event_time_is_rejected_with_a_guess(lake, column, renamed):
+    header = HEADERS["sales"].replace(column, renamed)
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), header=header)
+    assert lake.run()
+    assert lake.silver().empty
+    (warning,) = warnings(lake)
+    assert f"it has no column {column}" in warning
+    assert f"{renamed} looks like {column}" in warning
+
+
+@pytest.mark.parametrize(
+    ("column", "renamed", "said"),
+    [
+        ("customer_id", "kunde_id", "which the rule NULL:customer_id asks for"),
+        ("total_amount", "total", "and it was computed instead"),
+        ("payment_method", "paid_by", None),
+    ],
+)
+def test_a_column_that_a_rule_or_a_correction_needs_is_missed_aloud(lake, caplog, column, renamed, said):
+    header = HEADERS["sales"].replace(column, renamed)
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), header=header)
+    assert lake.run()
+    wanted = (
+        [f"sales: year=2026/month=11/day=01/sales_20261101_120000.csv has no column {column}, {said}"] if said else []
+    )
+    assert warnings(lake) == wanted
+    assert all(warning in caplog.text for warning in wanted)
+
+
+def test_a_header_without_rows_lacks_nothing(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", header="sale_id,timestamp")
+    assert lake.run()
+    assert warnings(lake) == []
+
+
+def test_rejected_files_fail_a_run_where_they_are_told_to(lake, set_lake, caplog):
+    set_lake(rejected="fail")
+    path = lake.deliver("sales", "sales_20261101_120000.csv", "1", header="a")
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s1"))
+    assert not lake.run()
+    assert len(lake.gold("daily_sales_summary")) == 1
+    assert (lake.root / "datalake/quality/report.html").exists()
+    assert not lake.run()
+    path.unlink()
+    (lake.bronze("2026-11-01") / path.name).unlink()
+    assert lake.run()
+
+
+def test_a_staging_directory_that_does_not_exist_is_an_error(lake, caplog):
+    (lake.root / "local_output").rmdir()
+    assert not lake.run()
+    assert "the staging directory local_output does not exist: create it, or name another one" in caplog.text
+    assert not (lake.root / "datalake/gold").exists()
+
+
+def test_a_domain_without_a_suite_is_noticed_before_it_has_rows(lake, caplog):
+    (lake.root / "expectations/inventory.json").unlink()
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert not lake.run()
+    assert "inventory.json is missing" in caplog.text
+    assert len(lake.gold("daily_sales_summary")) == 1
