@@ -14,7 +14,7 @@ OLDER = (0, 1, 2, 5, 9)
 
 
 def hour(number: int) -> list[Step]:
-    """A file of every domain, with rows of today, of yesterday and of older days, and a row of the hour before again."""
+    """A file of every domain, with rows of today, of yesterday and of older days, and one of the hour before again."""
     moment = BASE + dt.timedelta(hours=number)
     steps: list[Step] = []
     for domain, prefix in PREFIXES.items():

@@ -200,8 +200,9 @@ class Life:
                 found.append(delivery)
         return found
 
-    def check_bronze(self, started: dt.datetime, *, whole: bool) -> None:
-        """Bronze holds what was delivered, byte for byte, and nothing else; part of it where a run was killed."""
+    def check_bronze(self, started: dt.datetime, *, whole: bool) -> str:
+        """What is wrong with bronze, which holds what was delivered, byte for byte, and nothing else. Of what is new a
+        part will do where a run was killed."""
         found = {
             str(path.relative_to(self.place.root / "datalake")): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in self.place.root.glob("datalake/bronze/**/*.csv")
@@ -212,7 +213,7 @@ class Life:
         for delivery in new:
             known = delivery
             if delivery.moment == NEVER:
-                known = self.capped(delivery, found, started, whole) or delivery
+                known = self.capped(delivery, found, started) or delivery
             if whole or known.path in found:
                 expected[known.path] = known
         if new:
@@ -221,12 +222,10 @@ class Life:
         missing, surplus = sorted({*hashes} - {*found}), sorted({*found} - {*hashes})
         other = sorted(path for path in {*found} & {*hashes} if found[path] != hashes[path])
         self.bronze = list(expected.values())
-        if missing or surplus or other:
-            self.wrong("bronze", f"missing {missing}, surplus {surplus}, of other content {other}")
+        troubles = {"missing": missing, "surplus": surplus, "of other content": other}
+        return "; ".join(f"{what} {paths}" for what, paths in troubles.items() if paths)
 
-    def capped(
-        self, delivery: model.Delivery, found: dict[str, str], started: dt.datetime, whole: bool
-    ) -> model.Delivery | None:
+    def capped(self, delivery: model.Delivery, found: dict[str, str], started: dt.datetime) -> model.Delivery | None:
         """A delivery from the future landed at some moment of the run, which its name in bronze says."""
         for path in sorted(found):
             original, moment = model.of_name(path.rpartition("/")[2])
@@ -234,21 +233,18 @@ class Life:
                 landed = replace(delivery, moment=moment)
                 if landed.path == path and started <= moment <= now() and found[path] == delivery.sha256:
                     return landed
-        if whole:
-            self.wrong("bronze", f"{delivery.original}, dated in the future, did not land as of now: {sorted(found)}")
         return None
 
-    def check(self, code: int, before: dict[str, Any], offset: int, causes: set[str]) -> None:
+    def check(self, code: int, bronze: str, before: dict[str, Any], offset: int, causes: set[str]) -> None:
         """The lake after a GoldAll is what the model says."""
         seen = ask(see, str(self.place.root))
-        fresh = list(self.stale(seen))
-        for kind, text in fresh:
-            if kind in ("silver", "gold") and kind not in self.without and code:
-                raise Violation("exit code", f"{code}; {kind}: {text}\n{self.said(offset)}")
-        if code:
+        troubles = [("bronze", bronze)] * bool(bronze) + list(self.stale(seen))
+        if code and troubles:
+            self.wrong("exit code", f"{code}; {': '.join(troubles[0])}\n{self.said(offset)}")
+        elif code:
             self.wrong("exit code although all is well", f"{code}\n{self.said(offset)}")
-        for kind, text in fresh:
-            self.wrong(kind, text)
+        for kind, text in troubles:
+            self.wrong(kind, f"{text}\n{self.said(offset)}" if kind == "bronze" else text)
         if leftovers := self.place.leftovers():
             self.wrong("leftovers", str(leftovers))
         after = listing(self.place.root)
@@ -274,7 +270,7 @@ class Life:
                 name = f"{domain} of {day}"
                 expected = partitions.get(dt.date.fromisoformat(day))
                 if not expected or day not in found:
-                    yield "silver", f"{name} is {'missing' if expected else 'surplus'}"
+                    yield "partitions", f"{name} is {'missing' if expected else 'surplus'}"
                     continue
                 yield from self.compare(name, found[day], expected)
         for table, rows in model.gold(silver).items():
@@ -694,14 +690,16 @@ class Run(Step):
     def take(self, life: Life) -> None:
         started, offset, before = now(), len(life.place.said()), listing(life.place.root)
         code = life.granted(lambda: life.run(self.task, self.workers, self.command))
-        life.check_bronze(started, whole=True)
+        bronze = life.check_bronze(started, whole=True)
         if self.task != "GoldAll":
             life.causes.add("part")
             if code:
                 life.wrong("exit code", f"{self.task} ended with {code}\n{life.said(offset)}")
+            if bronze:
+                life.wrong("bronze", f"{bronze}\n{life.said(offset)}")
             return
         causes, life.causes = life.causes, set()
-        life.check(code, before, offset, causes)
+        life.check(code, bronze, before, offset, causes)
         life.check_report()
         if self.again:
             life.check_again(self.workers)
@@ -719,9 +717,9 @@ class Twice(Step):
         codes = [wait(pid) for pid in pids]
         if life.killed_a_client and 25 in codes:
             codes = [life.granted(lambda: 25)]
-        life.check_bronze(started, whole=True)
+        bronze = life.check_bronze(started, whole=True)
         causes, life.causes = life.causes, set()
-        life.check(max(codes), before, offset, causes | {"at once"})
+        life.check(max(codes), bronze, before, offset, causes | {"at once"})
         life.check_report()
         life.check_again(1)
 
@@ -753,7 +751,8 @@ class Kill(Step):
         wait(pid)
         life.killed_a_client |= life.luigid is not None
         life.causes.add("killed")
-        life.check_bronze(started, whole=False)
+        if bronze := life.check_bronze(started, whole=False):
+            life.wrong("bronze", f"after a kill {bronze}")
 
 
 def modified(age: int | None) -> dt.datetime:
