@@ -66,6 +66,7 @@ class Life:
         self.earliest = dt.date(1970, 1, 1)
         self.causes: set[str] = {"new"}
         """What happened since the lake was complete."""
+        self.killed = False
         self.killed_a_client = False
         """luigid may still wait for a run that was killed."""
         self.runs = 0
@@ -245,7 +246,9 @@ class Life:
             self.wrong("exit code although all is well", f"{code}\n{self.said(offset)}")
         for kind, text in troubles:
             self.wrong(kind, f"{text}\n{self.said(offset)}" if kind == "bronze" else text)
-        if leftovers := self.place.leftovers():
+        # What spilled in a run that was killed goes with the next one that has work for the engine.
+        leftovers = [name for name in self.place.leftovers() if not (self.killed and "_tmp-spill_" in name)]
+        if leftovers:
             self.wrong("leftovers", str(leftovers))
         after = listing(self.place.root)
         if causes <= HARMLESS | {"warning"}:
@@ -486,8 +489,7 @@ class Deliver(Step):
     encoding: str = "utf-8"
 
     def take(self, life: Life) -> None:
-        content = "".join(f"{line}\n" for line in self.lines).encode(self.encoding)
-        life.deliver(self.domain, self.name, content, modified(self.age))
+        life.deliver(self.domain, self.name, encoded(self.lines, self.encoding), modified(self.age))
 
 
 @dataclass(frozen=True, repr=False)
@@ -583,6 +585,25 @@ class Restore(Step):
             if domain == found.domain and model.of_name(name)[0] == found.original:
                 life.unstage(domain, name)
         life.stage(found.domain, found.name, found.content, found.moment)
+
+
+@dataclass(frozen=True, repr=False)
+class Plant(Step):
+    """Somebody puts a file straight into bronze, into the partition that the stamp in its name says."""
+
+    domain: str
+    name: str
+    lines: tuple[str, ...]
+
+    def take(self, life: Life) -> None:
+        planted = model.Delivery(self.domain, self.name, stamped(self.name), encoded(self.lines), renamed=False)
+        if any((known.domain, known.original) == (self.domain, self.name) for known in life.bronze):
+            return
+        path = life.place.root / "datalake" / planted.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(planted.content)
+        life.bronze.append(planted)
+        life.causes.add("planted")
 
 
 ADDED = {
@@ -715,11 +736,10 @@ class Twice(Step):
         started, offset, before = now(), len(life.place.said()), listing(life.place.root)
         pids = [life.start(workers=self.workers) for _ in range(2)]
         codes = [wait(pid) for pid in pids]
-        if life.killed_a_client and 25 in codes:
-            codes = [life.granted(lambda: 25)]
+        code = life.granted(lambda: max(codes))
         bronze = life.check_bronze(started, whole=True)
         causes, life.causes = life.causes, set()
-        life.check(max(codes), bronze, before, offset, causes | {"at once"})
+        life.check(code, bronze, before, offset, causes | {"at once"})
         life.check_report()
         life.check_again(1)
 
@@ -741,18 +761,29 @@ class Kill(Step):
         while lines < self.lines and (text := os.read(reader, 4096)):
             lines += text.count(b"\n")
         time.sleep(self.seconds)  # the moment is what is drawn
-        os.close(reader)
         for end in (lambda: os.killpg(pid, signal.SIGKILL), lambda: os.kill(pid, signal.SIGKILL)):
             try:
                 end()
             except ProcessLookupError:
                 continue
             break
+        os.close(reader)
         wait(pid)
+        life.killed = True
         life.killed_a_client |= life.luigid is not None
         life.causes.add("killed")
         if bronze := life.check_bronze(started, whole=False):
             life.wrong("bronze", f"after a kill {bronze}")
+
+
+def encoded(lines: Iterable[str], encoding: str = "utf-8") -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode(encoding)
+
+
+def stamped(name: str) -> dt.datetime:
+    moment = model.stamp(name)
+    assert moment
+    return moment
 
 
 def modified(age: int | None) -> dt.datetime:
@@ -770,10 +801,11 @@ TIMES = [
     "2025-03-04T00:00:00", "2999-01-01T00:00:00",
 ]  # fmt: skip
 QUANTITIES = ["2", "1", "3.0", "", "two"]
+TOTALS = ["10.00", "", "10.01", "2.56", "99", "free"]
 POOLS = {
     "sales": [
         ["s1", "s2", "s3", ""], TIMES, ["C1", "C2", ""], ["P1", "P2"], ["Lamp", "Café"], ["Home", "Books", ""],
-        QUANTITIES, ["5.00", "2.55", ""], ["10.00", "", "99", "free"], ["card", "cash", ""], ["completed", "refunded"],
+        QUANTITIES, ["5.00", "2.55", ""], TOTALS, ["card", "cash", ""], ["completed", "refunded"],
     ],
     "customer_events": [
         ["e1", "e2", "e3", ""], TIMES, ["C1", "C2", ""], ["SES1", "SES2", ""], ["login", "browse", "UNKNOWN", ""],
@@ -839,6 +871,13 @@ def deliveries(draw: st.DrawFn) -> Deliver:
     return Deliver(domain, name, draw(lines(domain)), draw(ages), encoding)
 
 
+@st.composite
+def planted(draw: st.DrawFn) -> Plant:
+    domain = draw(domains)
+    name = draw(st.sampled_from([name for name in NAMES if name.startswith("_")]))
+    return Plant(domain, life_name(domain, name), draw(lines(domain)))
+
+
 STEPS: dict[str, tuple[int, st.SearchStrategy[Any]]] = {
     "deliver": (9, deliveries()),
     "run": (5, st.builds(Run, workers=workers)),
@@ -851,6 +890,7 @@ STEPS: dict[str, tuple[int, st.SearchStrategy[Any]]] = {
     "unstage": (1, st.builds(Unstage, numbers | st.none())),
     "copy back": (2, st.builds(CopyBack, numbers, ages)),
     "delete": (2, st.builds(DeleteBronze, numbers, st.booleans(), st.booleans())),
+    "plant": (1, planted()),
     "restore": (1, st.builds(Restore, numbers)),
     "suite": (2, st.builds(ChangeSuite, domains, st.sampled_from(CHANGES))),
     "earliest": (1, st.builds(Earliest, st.sampled_from(["1970-01-01", "2025-03-01", "2025-03-02"]))),
