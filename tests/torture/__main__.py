@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 
-MODULES = ["kills", "faults", "power", "crowd", "damage", "clocks", "verdicts", "files", "safety"]
+MODULES = ["kills", "faults", "power", "crowd", "damage", "clocks", "verdicts", "files", "safety", "life", "hours"]
 
 
 def main() -> int:
