@@ -63,7 +63,9 @@ class PlainMessages(logging.Filter):
         if message is None:
             # The scheduler that cannot be pinged is the one that does not answer.
             return not (self._shown and template == "Failed pinging scheduler")
-        task = f"{record.args[-1]}: " if " failed " in template and isinstance(record.args, tuple) else ""
+        task = (
+            f"{record.args[-1]}: " if " failed " in template and isinstance(record.args, tuple) and record.args else ""
+        )
         record.msg, record.args, record.exc_info, record.exc_text = "%s%s", (task, message), None, None
         is_new = task + message not in self._shown
         self._shown.add(task + message)

@@ -92,10 +92,8 @@ class LakeUnderTest:
             return pd.DataFrame()
         frames = []
         for file in files:
-            year, month, day = (int(part.partition("=")[2]) for part in file.parts[-4:-1])
-            frames.append(
-                duckdb.read_parquet(str(file), hive_partitioning=False).df().assign(partition=dt.date(year, month, day))
-            )
+            rows = duckdb.read_parquet(str(file), hive_partitioning=False).df()
+            frames.append(rows.assign(partition=partition_date(file)))
         rows = pd.concat(frames, ignore_index=True).drop(columns="processed_at")
         rows["source_file"] = rows["source_file"].str.rpartition("/")[2]
         key = DOMAINS[domain].key
@@ -120,7 +118,7 @@ class LakeUnderTest:
     def landings(self, domain: str = "sales") -> list[dict[str, Any]]:
         """What the manifests say, a summary a bronze partition."""
         paths = sorted((self.root / "datalake/bronze" / domain).glob("**/_manifest.json"))
-        return [lineage.summarise(storage.read_json(str(path))) for path in paths]
+        return [lineage.summarise(storage.read_json(str(path)), partition_date(path)) for path in paths]
 
     def footers(self, domain: str = "sales") -> list[dict[str, Any]]:
         """Our entry in the footer of each silver partition."""
@@ -135,6 +133,12 @@ class LakeUnderTest:
         for directory in sorted((self.root / "datalake/gold").glob("*")):
             found[f"gold {directory.name}"] = as_set(self.gold(directory.name))
         return found
+
+
+def partition_date(path: Path) -> dt.date:
+    """The date of the partition that a file is in."""
+    year, month, day = (int(part.partition("=")[2]) for part in path.parts[-4:-1])
+    return dt.date(year, month, day)
 
 
 class Operated:

@@ -46,7 +46,7 @@ def test_comments_and_layout_of_sql_rebuild_nothing_and_all_else_does():
 
     plain = table("select cast(timestamp as date) as date, 'a  --b' as x from sales")
     assert plain == table(
-        "-- One row per day.\nselect\n  cast(timestamp as date) as date, /* for\nfun */ 'a  --b' as x\nfrom sales -- x\n;"
+        "-- A row a day.\nselect\n  cast(timestamp as date) as date, /* for\nfun */ 'a  --b' as x\nfrom sales --x\n;"
     )
     for other in (
         "select cast(timestamp as date) as date, 'a --b' as x from sales",

@@ -44,7 +44,7 @@ def as_csv(query: str) -> str:
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden(lake, case):
-    shutil.copytree(GOLDEN / case / "input", lake.root / "local_output")
+    shutil.copytree(GOLDEN / case / "input", lake.root / "local_output", dirs_exist_ok=True)
     assert lake.run()
     expected = {
         str(path.relative_to(GOLDEN / case / "expect")): path.read_text()
@@ -62,7 +62,7 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as directory:
             made = new_lake(Path(directory))
             os.chdir(directory)
-            shutil.copytree(GOLDEN / name / "input", "local_output")
+            shutil.copytree(GOLDEN / name / "input", "local_output", dirs_exist_ok=True)
             made.run()
             shutil.rmtree(GOLDEN / name / "expect", ignore_errors=True)
             for relative, content in results(made).items():
