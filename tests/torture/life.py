@@ -33,6 +33,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
+from lakejobs import runs
 from torture import model
 from torture.lakes import NOTHING_TO_DO, PROJECT, TIMEOUT, Place, Row, Workshop, ask, fork, redirect, say, spread, wait
 
@@ -158,6 +159,8 @@ class Life:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
             sys.argv = ["luigi"]
+            # Of every process, and so told apart by luigid; a fork has its parent's.
+            runs.RUN = f"{os.getpid():x}{os.urandom(4).hex()}"
             # Where it hangs, its log says where.
             faulthandler.dump_traceback_later(TIMEOUT // 2)
             try:
