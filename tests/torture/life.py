@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import faulthandler
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
+from lakejobs import runs
 from torture import model
 from torture.lakes import NOTHING_TO_DO, PROJECT, TIMEOUT, Place, Row, Workshop, ask, fork, redirect, say, spread, wait
 
@@ -157,6 +159,10 @@ class Life:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
             sys.argv = ["luigi"]
+            # Of every process, and so told apart by luigid; a fork has its parent's.
+            runs.RUN = f"{os.getpid():x}{os.urandom(4).hex()}"
+            # Where it hangs, its log says where.
+            faulthandler.dump_traceback_later(TIMEOUT // 2)
             try:
                 luigi.cmdline.luigi_run(arguments)
             finally:
@@ -919,7 +925,7 @@ def live(place: Place, scheduler: str, steps: list[Any], without: Iterable[str] 
             try:
                 step.take(life)
             except TimeoutError as error:
-                raise Violation("hang", f"{error}\n{life.said(0)}") from error
+                raise Violation("hang", f"{error}\n{life.place.said()[-6000:]}") from error
         return life.runs
     finally:
         life.close()
@@ -952,6 +958,7 @@ def lives(
         except Violation as error:
             if error.kind not in found:
                 found[error.kind] = f"{error}\n{written(*script)}\n"
+                say(f"life {seed}: {found[error.kind]}")
                 found[error.kind] = shortest(workshop, *script, error, without, patience)
             seen[f"{error.kind} wrong"] += 1
 
@@ -1039,7 +1046,7 @@ def main() -> int:
             return 0
         started = time.monotonic()
         violations, seen = lives(workshop, arguments.seed, arguments.lives, arguments.most, arguments.without)
-        print(*violations, sep="\n")
+        print(*violations, sep=f"\n{'-' * 80}\n")
         print(f"{time.monotonic() - started:.0f} s", dict(seen))
         return 1 if violations else 0
 

@@ -118,11 +118,13 @@ class Record:
     rescued: Row
     malformed: bool = False
     day: dt.date = dt.date.min
+    moment: dt.datetime = dt.datetime.min
+    """A timestamp that is out of range says as little about what is newer as none does."""
 
     @property
     def rank(self) -> tuple[object, ...]:
         """The greatest of a key's records wins."""
-        return self.values["timestamp"] or dt.datetime.min, self.delivery.order, self.number
+        return self.moment, self.delivery.order, self.number
 
 
 def records(delivery: Delivery, earliest: dt.date) -> list[Record]:
@@ -157,7 +159,7 @@ def records(delivery: Delivery, earliest: dt.date) -> list[Record]:
         if (moment := record.values["timestamp"]) is not None:
             last = max(delivery.landed, delivery.moment.date()) + dt.timedelta(days=1)
             if earliest <= moment.date() <= last:
-                record.day = moment.date()
+                record.day, record.moment = moment.date(), moment
             else:
                 record.codes.append("OUT_OF_RANGE:timestamp")
         if delivery.domain == "sales":
