@@ -165,7 +165,7 @@ class Place:
         self.log = self.root / "log.txt"
 
     def create(self) -> Place:
-        self.root.mkdir(parents=True)
+        (self.root / "local_output").mkdir(parents=True)
         shutil.copytree(PROJECT / "expectations", self.root / "expectations")
         return self
 
