@@ -104,7 +104,11 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
                 state.staged[date].remove(file)
                 log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
             except LakeError as error:
-                troubles.append(str(error))
+                if storage.file(f"{state.lake.staging_directory(state.domain)}/{file.name}"):
+                    troubles.append(str(error))
+                else:
+                    state.staged[date].remove(file)
+                    log.warning("%s: %s was taken out of staging before it landed", state.domain, file.name)
         copied += len(inspected)
         files, unknown = describe(state, domain, date, before["files"], inspected)
         new += [(date, entry) for entry in unknown]
@@ -125,13 +129,8 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
     if troubles:
         raise LakeError("; ".join(troubles))
     entries = [entry for content in partitions.values() for entry in content["files"]]
-    rejected = [
-        f"{entry['name']} rejected: {entry['inspection']['rejected']}"
-        for _, entry in new
-        if entry["inspection"]["rejected"]
-    ]
     return f"{counted(copied, 'file')} landed, {counted(sum(e['records'] for e in entries), 'record')} in all" + (
-        f"; {few(rejected, 3)}" if rejected else ""
+        f"; {few(warnings, 3)}" if warnings else ""
     )
 
 

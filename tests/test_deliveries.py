@@ -308,3 +308,16 @@ def test_what_a_dead_run_of_another_domain_spilled_goes(lake):
     lake.deliver("sales", "sales_20260302_100000.csv", sale("k2"))
     assert lake.run()
     assert not spilled.exists()
+
+
+def test_a_file_taken_out_of_staging_before_it_lands_is_said_and_fails_nothing(lake, caplog):
+    import luigi
+
+    from lakejobs import Bronze
+
+    lake.deliver("sales", "sales_20261101_110000.csv", sale("s1"))
+    path = lake.deliver("sales", "sales_20261101_120000.csv", sale("s2"))
+    Bronze.event_handler(luigi.Event.START)(lambda task: path.unlink(missing_ok=True))
+    assert lake.run()
+    assert list(lake.silver()["sale_id"]) == ["s1"]
+    assert "sales_20261101_120000.csv was taken out of staging before it landed" in caplog.text
