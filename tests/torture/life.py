@@ -73,6 +73,8 @@ class Life:
         """luigid may still wait for a run that was killed."""
         self.runs = 0
         self.place.create()
+        # A run without a staging directory takes it for misspelt.
+        (self.place.root / "local_output").mkdir()
         self.luigid = Luigid(self.place.root / "luigid", scheduler) if scheduler != "local" else None
 
     def close(self) -> None:
@@ -953,14 +955,18 @@ def lives(
     def one(script: tuple[str, list[Any]]) -> None:
         seen["lives"] += 1
         seen.update(type(step).__name__ for step in script[1])
+        error = None
         try:
             seen["runs"] += live(workshop.new(), *script, without)
-        except Violation as error:
-            if error.kind not in found:
-                found[error.kind] = f"{error}\n{written(*script)}\n"
-                say(f"life {seed}: {found[error.kind]}")
-                found[error.kind] = shortest(workshop, *script, error, without, patience)
-            seen[f"{error.kind} wrong"] += 1
+        except Violation as wrong:
+            error = wrong
+        # Out of the handler: what a fork raises there would be told with what is handled.
+        if error is None:
+            return
+        seen[f"{error.kind} wrong"] += 1
+        if error.kind not in found:
+            say(f"life {seed}: {error}\n{written(*script)}")
+            found[error.kind] = shortest(workshop, *script, error, without, patience)
 
     one()
     return list(found.values()), seen
