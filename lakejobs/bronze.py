@@ -29,6 +29,8 @@ from lakejobs.loading import Loaded
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
 from lakejobs.runs import LakeTask
 
+NOTHING: dict[str, Any] = {"staged": {}, "files": []}
+
 
 class Bronze(LakeTask):
     """One bronze partition: every staged file of one landing date, byte for byte, and the manifest of them.
@@ -80,40 +82,25 @@ class BronzeTarget(luigi.Target):
 def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
     """Copy what is staged for some dates, look at what is new there, write the manifests. Returns what was done."""
     domain = DOMAINS[state.domain]
-    copied, troubles, deliveries = 0, [], Deliveries(state)
+    deliveries, troubles = Deliveries(state), []
+    staged: dict[dt.date, dict[str, Any]] = {}
+    inspected: dict[str, records.Inspection] = {}  # of files that landed just now, by their path in bronze
+    touched = list(dates)
+    for date in touched:
+        report(f"landing {date}", 50 * len(staged) // len(touched))
+        storage.sweep(state.lake.bronze(state.domain, date))
+        staged[date], said = _land_staged(state, domain, deliveries, date, inspected)
+        troubles += said
+        # A delivery may turn out to be of a later day than its file's modification date.
+        touched += sorted({storage.partition_date(path) for path in inspected} - set(touched))
     partitions: dict[dt.date, dict[str, Any]] = {}
     new: list[tuple[dt.date, dict[str, Any]]] = []
-    for number, date in enumerate(dates):
-        report(f"landing {date}", 50 * number // len(dates))
-        storage.sweep(state.lake.bronze(state.domain, date))
-        before = state.read_manifest(date) or {"staged": {}, "files": []}
-        staged: dict[str, Any] = {}
-        inspected: dict[str, records.Inspection] = {}
-        for file in list(state.staged.get(date, ())):
-            known = before["staged"].get(file.name)
-            # What is still staged lands again where its file in bronze is gone.
-            if known and known["signature"] == file.signature and state.is_landed(known["landed_as"]):
-                staged[file.name] = known
-                continue
-            try:
-                landed_as, inspection = _land_file(state, domain, deliveries, date, file)
-                staged[file.name] = {"signature": file.signature, "landed_as": landed_as}
-                if inspection:
-                    inspected[landed_as.rpartition("/")[2]] = inspection
-            except StillWrittenError:
-                state.staged[date].remove(file)
-                log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
-            except LakeError as error:
-                if storage.file(f"{state.lake.staging_directory(state.domain)}/{file.name}"):
-                    troubles.append(str(error))
-                else:
-                    state.staged[date].remove(file)
-                    log.warning("%s: %s was taken out of staging before it landed", state.domain, file.name)
-        copied += len(inspected)
-        files, unknown = describe(state, domain, date, before["files"], inspected)
+    for date in touched:
+        before = (state.read_manifest(date) or NOTHING)["files"]
+        files, unknown = describe(state, domain, date, before, inspected)
         new += [(date, entry) for entry in unknown]
-        if files or staged or before["files"]:
-            partitions[date] = {"scan": state.scan_hash, "staged": staged, "files": files}
+        if files or staged[date] or before:
+            partitions[date] = {"scan": state.scan_hash, "staged": staged[date], "files": files}
     report("counting records", 50)
     new.sort(key=lambda one: delivery_order(*one))
     count_records(state, new)
@@ -122,16 +109,46 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
         storage.write_json(state.lake.manifest(state.domain, date), content)
         state.manifests[date] = content
     known = set(state.warnings)
-    state.landed(dates)
+    state.landed(touched)
     warnings = [warning for warning in state.warnings if warning not in known]
     for warning in warnings:
         log.warning("%s", warning)
     if troubles:
         raise LakeError("; ".join(troubles))
     entries = [entry for content in partitions.values() for entry in content["files"]]
-    return f"{counted(copied, 'file')} landed, {counted(sum(e['records'] for e in entries), 'record')} in all" + (
-        f"; {few(warnings, 3)}" if warnings else ""
+    return (
+        f"{counted(len(inspected), 'file')} landed, {counted(sum(e['records'] for e in entries), 'record')} in all"
+        + (f"; {few(warnings, 3)}" if warnings else "")
     )
+
+
+def _land_staged(
+    state: DomainState, domain: Domain, deliveries: Deliveries, date: dt.date, inspected: dict[str, records.Inspection]
+) -> tuple[dict[str, Any], list[str]]:
+    """Land what is staged for a date. Returns the manifest's account of it, and what went wrong; fills `inspected`."""
+    before = (state.read_manifest(date) or NOTHING)["staged"]
+    staged, troubles = {}, []
+    for file in list(state.staged.get(date, ())):
+        known = before.get(file.name)
+        # What is still staged lands again where its file in bronze is gone.
+        if known and known["signature"] == file.signature and state.is_landed(known["landed_as"]):
+            staged[file.name] = known
+            continue
+        try:
+            landed_as, inspection = _land_file(state, domain, deliveries, date, file)
+            staged[file.name] = {"signature": file.signature, "landed_as": landed_as}
+            if inspection:
+                inspected[landed_as] = inspection
+        except StillWrittenError:
+            state.staged[date].remove(file)
+            log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
+        except LakeError as error:
+            if storage.file(f"{state.lake.staging_directory(state.domain)}/{file.name}"):
+                troubles.append(str(error))
+            else:
+                state.staged[date].remove(file)
+                log.warning("%s: %s was taken out of staging before it landed", state.domain, file.name)
+    return staged, troubles
 
 
 class StillWrittenError(Exception):
@@ -217,7 +234,8 @@ def _land_file(
         if before:
             moment = max(moment, before[-1][0].moment + dt.timedelta(microseconds=1))
         name = storage.delivered_name(original, moment)
-    path = f"{state.lake.bronze(state.domain, date)}/{name}"
+    landing = storage.landing_date(file._replace(name=name), state.now)
+    path = f"{state.lake.bronze(state.domain, landing)}/{name}"
     with storage.reading(source) as handle, storage.reading(source) as again, storage.publish(path) as temporary:
         with ThreadPoolExecutor(1) as pool:
             # The kernel copies a large file while it is looked at.
@@ -229,8 +247,8 @@ def _land_file(
             storage.copy(handle, temporary)
         _must_be(handle, file)
         _must_be(again, file)
-    deliveries.add(date, name)
-    return state.bronze_path(date, name), inspection
+    deliveries.add(landing, name)
+    return state.bronze_path(landing, name), inspection
 
 
 def _same(state: DomainState, source: str, file: File, landed_as: str) -> bool:
@@ -267,7 +285,7 @@ def describe(
     """The manifest's entries for the files of a partition, in the order of their delivery, and which of them are new.
 
     Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Of files
-    that landed just now, `inspected` says what is known. Reports files that changed or went after they had landed.
+    that landed just now, `inspected` says what is known, by their path in bronze. Reports files that changed or went after they had landed.
     """
     directory = state.lake.bronze(state.domain, date)
     known = {entry["name"]: entry for entry in before}
@@ -280,8 +298,8 @@ def describe(
         if old and old["signature"] == file.signature:
             entries.append(old)
             continue
-        if file.name in inspected:
-            inspection = inspected[file.name]
+        if landed := inspected.get(state.bronze_path(date, file.name)):
+            inspection = landed
         else:
             with storage.reading(f"{directory}/{file.name}") as handle:
                 inspection = inspect(handle, domain)

@@ -201,6 +201,11 @@ def _day(digits: str) -> dt.date:
     return dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
 
 
+def partition_date(path: str) -> dt.date:
+    """The date of the partition that a file is in, of a path from its domain's directory."""
+    return dt.date(*(int(part.partition("=")[2]) for part in path.split("/")[:3]))
+
+
 def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
     """A name that sorts after the last snapshot's, whatever the clock did meanwhile."""
     if last and (found := re.search(f"{SNAPSHOT}$", last)):

@@ -105,6 +105,22 @@ def test_an_older_file_put_back_is_the_latest_delivery(lake):
     assert bronze(lake)[-1] == "till_delivered_20261124_100000_000001.csv"
 
 
+def test_an_older_file_put_back_lands_on_the_day_its_name_says(lake):
+    deliver(lake, "till.csv", 1, hours(0))
+    assert lake.run()
+    deliver(lake, "till.csv", 2, hours(-48))
+    deliver(lake, "other.csv", 9, hours(-49))
+    assert lake.run()
+    name = "till_delivered_20261124_090000_000001.csv"
+    assert (lake.bronze("2026-11-24") / name).exists()
+    assert price(lake) == 2
+    lake.run()
+    assert lake.ran == []
+    shutil.copy(lake.bronze("2026-11-24") / name, lake.root / "local_output/sales" / name)
+    assert lake.run()
+    assert len(bronze(lake)) == 3
+
+
 def test_a_modification_date_to_come_counts_as_now(lake):
     deliver(lake, "till.csv", 1, dt.datetime(2126, 1, 1, tzinfo=dt.UTC))
     before = dt.datetime.now(dt.UTC)
