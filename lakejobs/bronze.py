@@ -285,7 +285,8 @@ def describe(
     """The manifest's entries for the files of a partition, in the order of their delivery, and which of them are new.
 
     Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Of files
-    that landed just now, `inspected` says what is known, by their path in bronze. Reports files that changed or went after they had landed.
+    that landed just now, `inspected` says what is known, by their path in bronze. Reports files that changed or were
+    deleted after they had landed.
     """
     directory = state.lake.bronze(state.domain, date)
     known = {entry["name"]: entry for entry in before}

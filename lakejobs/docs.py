@@ -31,11 +31,13 @@ def keep(
     lake: Lake,
     validation: Validation,
     counts: Mapping[dt.date, Mapping[str, Any]],
+    withheld: Mapping[dt.date, Sequence[str]],
     examples: Mapping[int, Sequence[Mapping[str, Any]]],
 ) -> str:
     """Store the result of a batch, render its page and the index. Returns the path of the page.
 
-    `counts`: the fates of the records by event date. `examples`: rows that failed a rule, by the rule's position.
+    `counts`: the fates of the records by event date. `withheld`: partitions that were not published, and why.
+    `examples`: rows that failed a rule, by the rule's position.
     """
     domain = validation.suite.domain
     now = dt.datetime.now(dt.UTC)
@@ -45,6 +47,7 @@ def keep(
         "dates": [date.isoformat() for date in dates],
         "span": span(dates),
         "validated_at": now.isoformat(timespec="seconds"),
+        "withheld": {date.isoformat(): list(reasons) for date, reasons in withheld.items()},
         "totals": {name: sum(count[name] for count in counts.values()) for name in TOTALS},
         "rules": [_summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules],
     }

@@ -4,7 +4,11 @@
 columns that rules name; the rows an expectation finds unexpected get its `meta.code`.
 
 Two kinds of expectations are told apart. Row-local ones judge a row by itself (not null, in a set, between, …) and
-may see a partition in pieces. All others (uniqueness, row counts, means, …) need a partition as a whole.
+may see a partition in pieces. All others (uniqueness, row counts, means, …) get the partition as a whole, as pandas
+reads it from silver's file, so their verdict is plain Great Expectations'. Where a partition is too small or too empty
+to judge (one row has no z-score, NULLs have no outliers), Great Expectations finds nothing unexpected, and so do we.
+
+A critical rule withholds a partition where it fails as a table rule, or where fewer rows pass than its `mostly` asks.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, few
-from lakejobs.domains import Domain
+from lakejobs.domains import DOMAINS, Domain
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 SEVERITIES = ("critical", "warning", "info")
 EXAMPLE_VALUES = 20
 EXAMPLE_ROWS = 5
-# Row-level, but a row's verdict depends on its neighbours.
+# Row-level, but a row's verdict depends on its neighbours. So may that of an expectation from elsewhere.
 NOT_ROW_LOCAL = {
     "expect_column_values_to_be_unique",
     "expect_compound_columns_to_be_unique",
@@ -49,7 +53,14 @@ NOT_ROW_LOCAL = {
     "expect_column_value_z_scores_to_be_less_than",
     "expect_column_values_to_not_be_outliers",
 }
+WORDS = ("id", "description", "notes", "rendered_content")
+"""Parts of an expectation that tell of it and decide nothing."""
 NOT_NULL = "expect_column_values_to_not_be_null"
+OF_TYPE = {"expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list"}
+# About the columns of a table rather than what is in them: a name that the domain lacks is for them to judge.
+SHAPE = re.compile("expect_table_.*|expect_column_to_exist")
+# What Great Expectations says of an expectation that it has written for databases alone.
+ONLY_SQL = re.compile("No provider found for .* using Pandas|does not currently support multiple named tables")
 # A third of Great Expectations' import time, for expectations about distributions; loaded when one is used.
 DEFERRED = ("altair", "scipy.stats")
 
@@ -63,8 +74,24 @@ class Rule:
     code: str
     severity: str
     columns: tuple[str, ...]
-    """Columns of the domain that its arguments name."""
+    """Columns it has to see: those that its arguments name, or all of the domain's where it is about the table."""
     content: Mapping[str, Any]
+    is_about_table: bool = False
+
+    @property
+    def mostly(self) -> float:
+        """The share of rows that have to pass."""
+        return float((self.content.get("kwargs") or {}).get("mostly", 1))
+
+    @property
+    def hash(self) -> str:
+        """Changes with what decides a verdict, and not with notes or other words about the rule."""
+        decisive = {key: value for key, value in self.content.items() if key not in WORDS} | {
+            "kwargs": self.content.get("kwargs") or {},
+            "meta": {"code": self.code},
+            "severity": self.severity,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def is_across(self) -> bool:
@@ -89,40 +116,24 @@ def suite_path(domain: str) -> str:
     return f"{settings().expectations}/{domain}.json"
 
 
-def suite_hash(domain: str) -> str:
-    """Changes with the suite's content; white space does not matter. Never fails: a broken suite has a hash too."""
-    try:
-        with open(suite_path(domain), "rb") as handle:
-            content = handle.read()
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
-    with contextlib.suppress(ValueError):
-        content = json.dumps(json.loads(content), sort_keys=True).encode()
-    return hashlib.sha256(content).hexdigest()
-
-
 def rule_hashes(domain: str) -> tuple[dict[str, str], dict[str, str]]:
-    """STUB."""
+    """Hashes by code of the critical rules, in the suite's order, and of the others.
+
+    Never fails: a suite that cannot be loaded has one rule without a code, whose hash is the reason.
+    """
     try:
-        with open(suite_path(domain), encoding="utf-8") as handle:
-            rules = json.load(handle)["expectations"]
-        found: tuple[dict[str, str], dict[str, str]] = ({}, {})
-        for rule in rules:
-            meta = rule["meta"]["code"]
-            kept = {key: value for key, value in rule.items() if key not in ("notes", "meta", "description", "id")}
-            found[rule.get("severity", "critical") != "critical"][meta] = hashlib.sha256(
-                json.dumps(kept, sort_keys=True).encode()
-            ).hexdigest()[:16]
-        return found
-    except Exception as error:
-        return {"": suite_hash(domain)}, {}
+        rules = load_suite(DOMAINS[domain]).rules
+    except (LakeError, RecursionError) as error:
+        return {"": f"broken: {error}"}, {}
+    critical = {rule.code: rule.hash for rule in rules if rule.severity == "critical"}
+    return critical, {rule.code: rule.hash for rule in rules if rule.code not in critical}
 
 
 def load_suite(domain: Domain) -> Suite:
     """Read a suite and check all that can be checked without Great Expectations.
 
-    Raises LakeError naming the file and the rule: missing or broken JSON, a rule without a code, an unknown severity,
-    a column that the domain does not have.
+    Raises LakeError naming the file and the rule: missing or broken JSON, a rule without a code or with another's,
+    an unknown severity, a column that the domain does not have.
     """
     path = suite_path(domain.name)
     try:
@@ -139,6 +150,11 @@ def load_suite(domain: Domain) -> Suite:
     if not isinstance(content, dict) or not isinstance(content.get("expectations"), list):
         raise LakeError(f'{path} is not a suite: it needs "name" and a list of "expectations"')
     rules = tuple(_rule(path, domain, position, rule) for position, rule in enumerate(content["expectations"], start=1))
+    positions: dict[str, int] = {}
+    for rule in rules:
+        # Rows, counts and partitions withheld are told by code alone.
+        if (first := positions.setdefault(rule.code, rule.position)) != rule.position:
+            raise LakeError(f"{path}, expectations {first} and {rule.position}: both have the code {rule.code!r}")
     return Suite(domain.name, path, rules, content.get("meta") or {})
 
 
@@ -161,13 +177,17 @@ def _rule(path: str, domain: Domain, position: int, content: Any) -> Rule:
     if not isinstance(column_list := arguments.get("column_list", []), list):
         raise LakeError(f'{where}: "column_list" has to be a list')
     named += column_list
+    is_shape = SHAPE.fullmatch(content["type"]) is not None
     for column in named:
-        if column not in domain.rule_columns:
+        if column not in domain.rule_columns and not is_shape:
             raise LakeError(f"{where}: {domain.name} has no column {column!r}; it has {', '.join(domain.rule_columns)}")
     # A row condition names columns within its text.
-    words = set(re.findall(r"\w+", json.dumps(arguments)))
+    is_about_table = is_shape or not named
+    words = set(re.findall(r"\w+", json.dumps(arguments.get("row_condition") if is_about_table else arguments)))
+    if is_about_table:
+        words |= {*domain.columns}
     columns = tuple(column for column in domain.rule_columns if column in words)
-    return Rule(position, content["type"], code, severity, columns, content)
+    return Rule(position, content["type"], code, severity, columns, content, is_about_table)
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
@@ -177,11 +197,16 @@ class Deferred(types.ModuleType):
     """Stands in for a module that is seldom used, and becomes it at the first use."""
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):
+        # What imports one of its submodules asks for its path.
+        if attribute.startswith("__") and attribute != "__path__":
             raise AttributeError(attribute)
-        sys.modules.pop(self.__name__, None)
-        real = importlib.import_module(self.__name__)
-        return getattr(real, attribute)
+        if sys.modules.get(self.__name__) is self:
+            # Its own modules import it while it is imported: none of them may find this one instead.
+            del sys.modules[self.__name__]
+            parent, _, child = self.__name__.rpartition(".")
+            if parent:
+                delattr(sys.modules[parent], child)
+        return getattr(importlib.import_module(self.__name__), attribute)
 
 
 def import_great_expectations() -> None:
@@ -226,10 +251,10 @@ class Validation:
         self._configurations: dict[int, Any] = {}
         self.outcomes: dict[int, Outcome] = {}
         for rule in suite.rules:
-            configuration, row_level = _configuration(suite, rule, domain)
+            configuration, row_level, row_local = _configuration(suite, rule, domain)
             self._configurations[rule.position] = configuration
             self.outcomes[rule.position] = Outcome(rule, row_level)
-            (self._row_local if row_level and rule.type not in NOT_ROW_LOCAL else self._whole).append(rule)
+            (self._row_local if row_local else self._whole).append(rule)
         self._failures: dict[int, list[Any]] = {}  # rule position → arrays of row numbers
         self.example_rows: dict[int, list[int]] = {}  # rule position → row numbers of the first to fail it
 
@@ -249,39 +274,50 @@ class Validation:
         """Columns needed of a whole partition at once; None where no rule wants that."""
         if not self._whole:
             return None
-        named = {column for rule in self._whole for column in rule.columns}
-        # A rule that names no column is about the table's shape: it gets the domain's own columns.
-        if any(not rule.columns for rule in self._whole):
-            named |= set(self._domain.columns)
-        return [column for column in self._domain.rule_columns if column in named]
+        return [c for c in self._domain.rule_columns if any(c in rule.columns for rule in self._whole)]
 
-    def add_rows(self, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
-        """Judge rows, whatever their partition. `numbers` are their row numbers."""
-        self._judge(self._row_local, numbers, columns, None)
+    def add_rows(self, numbers: pa.ChunkedArray[Any], dates: pa.ChunkedArray[Any], columns: pa.Table) -> None:
+        """Judge rows, whatever their partition. `numbers` are their row numbers, `dates` their partitions' dates.
 
-    def add_partition(self, date: dt.date, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
-        """Judge one partition as a whole."""
-        self._judge(self._whole, numbers, columns, date)
-
-    def _judge(self, rules: list[Rule], numbers: pa.ChunkedArray[Any], columns: pa.Table, date: dt.date | None) -> None:
-        """Integers are of one type whatever stands beside them, or a NULL would make 2.0 of a 2 some rows away."""
-        import numpy as np
+        Integers are of one type whatever stands beside them, or a NULL would make 2.0 of a 2 some rows away.
+        """
         import pandas as pd
         import pyarrow as pa
 
-        numbered = np.asarray(numbers)
-        alone = [rule for rule in rules if not rule.is_across]
+        alone = [rule for rule in self._row_local if not rule.is_across]
         if alone:
             integers: dict[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype()}
-            self._evaluate(alone, numbered, columns.to_pandas(types_mapper=integers.get), date)
+            self._evaluate(alone, numbers, columns.to_pandas(types_mapper=integers.get), dates)
         # Great Expectations cannot compare columns that have another NULL than NumPy's.
-        if across := [rule for rule in rules if rule.is_across]:
+        if across := [rule for rule in self._row_local if rule.is_across]:
             as_numbers = pa.schema(
                 [field.with_type(pa.float64()) if field.type == pa.int64() else field for field in columns.schema]
             )
-            self._evaluate(across, numbered, columns.cast(as_numbers).to_pandas(), date)
+            self._evaluate(across, numbers, columns.cast(as_numbers).to_pandas(), dates)
 
-    def _evaluate(self, rules: list[Rule], numbered: np.ndarray, frame: pd.DataFrame, date: dt.date | None) -> None:
+    def add_partition(self, date: dt.date, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
+        """Judge one partition as a whole, in the order of its rows. One without rows has nothing to judge."""
+        if not len(numbers):
+            return
+        # Rules about the table see its columns and no other; those about a column see few, which is faster.
+        seen: dict[tuple[str, ...], list[Rule]] = {}
+        about_columns = {column for rule in self._whole if not rule.is_about_table for column in rule.columns}
+        for rule in self._whole:
+            wanted = rule.columns if rule.is_about_table else about_columns
+            seen.setdefault(tuple(c for c in columns.column_names if c in wanted), []).append(rule)
+        for names, rules in seen.items():
+            self._evaluate(rules, numbers, columns.select(names).to_pandas(), date)
+
+    def _evaluate(
+        self,
+        rules: list[Rule],
+        numbers: pa.ChunkedArray[Any],
+        frame: pd.DataFrame,
+        dates: dt.date | pa.ChunkedArray[Any],
+    ) -> None:
+        """Judge the rows of a frame. `dates`: that of all of them, as they are a partition, or of each."""
+        import datetime as dt
+
         import numpy as np
         from great_expectations.execution_engine import PandasExecutionEngine
         from great_expectations.validator.validator import Validator
@@ -302,13 +338,22 @@ class Validation:
                     "catch_exceptions": True,
                 },
             )
+        numbered = np.asarray(numbers)
         configured = [(result, result.expectation_config) for result in results]
         answered = {config.meta["position"]: result for result, config in configured if config and config.meta}
         for rule in rules:
             result = answered.get(rule.position)
             if result is None or not _was_evaluated(result):
-                raise LakeError(f"{self.suite.path}: {rule} could not be evaluated: {_reason(result)}")
+                reason = _reason(result)
+                if ONLY_SQL.search(reason):
+                    reason = f"it needs an SQL database, and silver is judged with pandas ({reason})"
+                raise LakeError(f"{self.suite.path}: {rule} could not be evaluated: {reason}")
             outcome = self.outcomes[rule.position]
+            if isinstance(dates, dt.date):
+                outcome.add_partition(result, dates)
+            elif rule.mostly < 1:
+                judged = _judged(self._configurations[rule.position], result, engine)
+                outcome.add_dates(dates, judged, result.result["unexpected_index_list"])
             indexes = result.result.get("unexpected_index_list") if outcome.row_level else None
             if outcome.row_level and result.result.get("unexpected_count") and not indexes:
                 raise LakeError(f"{self.suite.path}: {rule} does not say which rows fail it")
@@ -318,7 +363,7 @@ class Validation:
                     self._failures.setdefault(rule.position, []).append(unexpected)
                 examples = self.example_rows.setdefault(rule.position, [])
                 examples += unexpected[: EXAMPLE_ROWS - len(examples)].tolist()
-            outcome.add(result, date)
+            outcome.add(result)
 
     def failed_rows(self) -> pa.Table:
         """Rows that a critical rule found unexpected: `row_number_` and `codes`, joined in the suite's order."""
@@ -339,25 +384,20 @@ class Validation:
             start = end
         combinations, kinds = np.unique(bits, return_inverse=True)
         spelled = [
-            "; ".join(dict.fromkeys(rule.code for bit, rule in enumerate(critical) if int(combination) >> bit & 1))
+            "; ".join(rule.code for bit, rule in enumerate(critical) if int(combination) >> bit & 1)
             for combination in combinations
         ]
         codes = pa.DictionaryArray.from_arrays(pa.array(kinds, pa.int32()), pa.array(spelled, pa.string()))
         return pa.table({"row_number_": pa.array(rows, pa.int64()), "codes": codes.cast(pa.string())})
 
-    def check_tables(self) -> None:
-        """Raise LakeError where a critical expectation about a whole table failed: nothing may be published."""
-        broken = [
-            f"{outcome.rule}{' on ' if outcome.failed_dates else ''}{few(outcome.failed_dates, 5)}: "
-            f"observed {outcome.observed}"
-            for outcome in self.outcomes.values()
-            if outcome.rule.severity == "critical" and not outcome.row_level and not outcome.success
-        ]
-        if broken:
-            raise LakeError(
-                f"{self.suite.domain}: not published, because rules about the whole table failed: {'; '.join(broken)}. "
-                f"The partitions published before stay. Mend the data or the rule in {self.suite.path}."
-            )
+    def withheld(self) -> dict[dt.date, list[str]]:
+        """Partitions that may not be published, and why: the critical rule that fails on it and what was observed."""
+        reasons: dict[dt.date, list[str]] = {}
+        for outcome in self.outcomes.values():
+            if outcome.rule.severity == "critical":
+                for date, observed in outcome.failed().items():
+                    reasons.setdefault(date, []).append(f"{outcome.rule}: {observed}")
+        return dict(sorted(reasons.items()))
 
     def result(self, meta: Mapping[str, Any]) -> Any:
         """Great Expectations' own result object, with the counts of all pieces added up, small enough to be kept."""
@@ -401,10 +441,11 @@ class Outcome:
         self.examples: Counter[Any] = Counter()
         self.observed: Any = None
         self.details: Any = None
-        self.failed_dates: list[dt.date] = []
-        self._failed = False
+        self._failed_tables: dict[dt.date, str] = {}
+        self._shares: dict[dt.date, list[int]] = {}  # date → rows judged, and those of them that failed
 
-    def add(self, result: Any, date: dt.date | None) -> None:
+    def add(self, result: Any) -> None:
+        """Count what was found in a piece."""
         content = result.result
         if self.row_level:
             self.elements += content["element_count"]
@@ -413,21 +454,43 @@ class Outcome:
             for value in content.get("partial_unexpected_list", ())[: EXAMPLE_VALUES - self.examples.total()]:
                 self.examples[_readable(value)] += 1
         elif self.observed is None or not result.success:
-            self.observed = content.get("observed_value")
+            self.observed = _observed(content)
             self.details = content.get("details")
-        if not result.success:
-            self._failed = True
-            if date:
-                self.failed_dates.append(date)
+
+    def add_partition(self, result: Any, date: dt.date) -> None:
+        """Remember what was found in a whole partition."""
+        content = result.result
+        if self.row_level:
+            judged = content["element_count"] - (content.get("missing_count") or 0)
+            self._shares[date] = [judged, content["unexpected_count"]]
+        elif not result.success:
+            self._failed_tables[date] = f"observed {_observed(content)}"
+
+    def add_dates(self, dates: pa.ChunkedArray[Any], judged: np.ndarray, unexpected: np.ndarray) -> None:
+        """Count rows of a piece by their date: `judged` and `unexpected` are their places in it."""
+        import numpy as np
+
+        coded = dates.combine_chunks().dictionary_encode()
+        codes = np.asarray(coded.indices)
+        days: list[Any] = coded.dictionary.to_pylist()
+        for place, indexes in enumerate((judged, unexpected)):
+            counted = np.bincount(codes[np.asarray(indexes, dtype=np.int64)], minlength=len(days))
+            for date, count in zip(days, counted.tolist(), strict=True):
+                self._shares.setdefault(date, [0, 0])[place] += count
+
+    def failed(self) -> dict[dt.date, str]:
+        """Partitions that fail as a whole, by a table rule or with fewer rows passing than `mostly`: what was observed."""
+        failed = dict(self._failed_tables)
+        for date, (judged, unexpected) in self._shares.items():
+            # The very sum that Great Expectations does.
+            if self.rule.mostly < 1 and judged and (judged - unexpected) / judged < self.rule.mostly:
+                failed[date] = f"observed {unexpected:,} of {judged:,} rows failing, mostly is {self.rule.mostly:g}"
+        return failed
 
     @property
     def success(self) -> bool:
-        """As Great Expectations has it: with `mostly`, a share of unexpected rows is let pass."""
-        if not self.row_level:
-            return not self._failed
-        judged = self.elements - self.missing
-        mostly = float(self.rule.content.get("kwargs", {}).get("mostly", 1))
-        return not self.unexpected or (judged - self.unexpected) / judged >= mostly
+        """With `mostly` a rule succeeds where enough rows pass in every partition, without it where all do."""
+        return not self.failed() and (self.rule.mostly < 1 or not self.unexpected)
 
     def to_json(self) -> dict[str, Any]:
         """As Great Expectations gives it in the SUMMARY format."""
@@ -452,8 +515,21 @@ class Outcome:
         }
 
 
-def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool]:
-    """Great Expectations' own object for a rule, and whether it finds rows."""
+def _judged(configuration: Any, result: Any, engine: Any) -> np.ndarray:
+    """Places of the rows that a row-level rule judged: neither left out by its conditions nor missing."""
+    from great_expectations.expectations.registry import get_expectation_impl, get_metric_kwargs
+
+    implementation: Any = get_expectation_impl(configuration.type)
+    metric = f"{implementation.map_metric}.unexpected_count"
+    rows = engine.get_domain_records(get_metric_kwargs(metric, configuration)["metric_domain_kwargs"])
+    if "column" in configuration.kwargs and result.result.get("missing_count"):
+        rows = rows[rows[configuration.kwargs["column"]].notna()]
+    places: np.ndarray = rows.index.to_numpy()
+    return places
+
+
+def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool, bool]:
+    """Great Expectations' own object for a rule, whether it finds rows, and whether it judges each by itself."""
     from great_expectations import exceptions
     from great_expectations.core import ExpectationSuite
     from great_expectations.expectations import expectation as kinds
@@ -477,8 +553,11 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool]
             raise LakeError(f"{where} ({rule.type}): {_one_line(error)}") from None
     if len(built) != 1:
         raise LakeError(f"{where} ({rule.type}): {_one_line(said.text) or 'its arguments are not valid'}")
-    row_level = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
-    return built[0], issubclass(implementation, row_level)
+    maps = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
+    # Of a column of one type, as all of silver's are, only the type is looked at.
+    row_level = issubclass(implementation, maps) and rule.type not in OF_TYPE
+    is_known = implementation.__module__.startswith("great_expectations.")
+    return built[0], row_level, row_level and is_known and rule.type not in NOT_ROW_LOCAL
 
 
 def _moment(value: Any) -> Any:
@@ -514,7 +593,7 @@ class _quiet(logging.Handler):  # noqa: N801 - used as a context manager
 def _was_evaluated(result: Any) -> bool:
     raised = result.exception_info or {}
     nested = [raised, *(value for value in raised.values() if isinstance(value, dict))]
-    return not any(info.get("raised_exception") for info in nested) and bool(result.result)
+    return not any(info.get("raised_exception") for info in nested)
 
 
 def _reason(result: Any) -> str:
@@ -525,6 +604,15 @@ def _reason(result: Any) -> str:
         if info.get("exception_message"):
             return _one_line(info["exception_message"])
     return "Great Expectations gave no outcome for it"
+
+
+def _observed(content: Mapping[str, Any]) -> Any:
+    """What a table rule saw; where it compares sets of values, those that should not be there or that should."""
+    if (observed := content.get("observed_value")) is not None:
+        return observed
+    lists = {"unexpected": "partial_unexpected_list", "missing": "partial_missing_list"}
+    found = [f"{name} {few(content[key])}" for name, key in lists.items() if content.get(key)]
+    return ", ".join(found) or None
 
 
 def _one_line(error: object) -> str:

@@ -19,7 +19,7 @@ import luigi
 from lakejobs import bronze, docs, lineage, quality, transform
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
-from lakejobs.console import LakeError, Report, counted, log, report, span, tell
+from lakejobs.console import LakeError, Report, counted, few, log, report, span, tell
 from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import CsvFile, DuckDB, text
 from lakejobs.lineage import DomainState
@@ -125,7 +125,8 @@ class SilverTarget(luigi.Target):
 def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str, str | None]:
     """Make silver partitions anew from bronze; removes those that no record belongs to any more.
 
-    Returns what was done, and the path of the Data Docs page about it.
+    Returns what was done, and the path of the Data Docs page about it. Raises LakeError where rules withhold a
+    partition, once all others are published.
     """
     domain = DOMAINS[state.domain]
     suite = quality.load_suite(domain)
@@ -134,7 +135,7 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
     gone = [date for date in dates if not state.expected(date)]
     for reason, rebuilt in why_rebuilt(state, wanted).items():
         log.info("%s: %s rebuilt, because %s", state.domain, counted(len(rebuilt), "partition"), reason)
-    done, page = [], None
+    done, page, withheld = [], "", {}
     if wanted:
         importing = quality.import_in_background()
         report(f"reading {sum(state.records(date) for date in wanted):,} records", 5)
@@ -148,15 +149,24 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
             importing.join()
             validation = validate(state, suite, wanted, engine, report)
             counts = judge(state, domain, validation, wanted, files, engine)
-            page = docs.keep(state.lake, validation, counts, failing_rows(domain, validation, engine))
-            publish(state, domain, wanted, counts, files, engine, report)
+            withheld = validation.withheld()
+            publish(state, domain, [date for date in wanted if date not in withheld], counts, files, engine, report)
+            # A page tells what was published, so that has to have happened.
+            page = docs.keep(state.lake, validation, counts, withheld, failing_rows(domain, validation, engine))
         done.append(summarise(counts))
     for date in gone:
         storage.remove(state.lake.silver(state.domain, date))
         state.published(date)
     if gone:
         done.append(f"{counted(len(gone), 'partition')} without records removed")
-    return "; ".join(done), page
+    if withheld:
+        reasons = [f"{date}: {', '.join(why)}" for date, why in withheld.items()]
+        raise LakeError(
+            f"{domain.name}: withheld {few(withheld)}, as critical rules fail on the whole partition: "
+            f"{few(reasons, 5)}. What was published of {'it' if len(withheld) == 1 else 'them'} before stays, and the "
+            f"other partitions are published. Mend the data or the rule in {suite.path}. See {docs.page_url(page)}"
+        )
+    return "; ".join(done), page or None
 
 
 def summarise(counts: dict[dt.date, dict[str, Any]]) -> str:
@@ -249,17 +259,17 @@ def validate(
             f"case when {c} is not null then cast(1 as tinyint) end as {c}" if c in validation.presence_columns else c
             for c in validation.columns
         )
-        for piece in engine.pieces(f"select row_number_, {picked} {judged}", settings().chunk_rows):
+        for piece in engine.pieces(f"select row_number_, partition_date, {picked} {judged}", settings().chunk_rows):
             report(f"validating row {done + 1:,} of {records:,}", 40 + 15 * done // max(1, records))
-            validation.add_rows(piece.column(0), piece.select(validation.columns))
+            validation.add_rows(piece.column(0), piece.column(1), piece.select(validation.columns))
             done += piece.num_rows
     if (whole := validation.whole_columns) is not None:
         for date in dates:
             table = engine.arrow(
-                f"select {', '.join(['row_number_', *whole])} {judged} and partition_date = date '{date}'"
+                f"select {', '.join(['row_number_', *whole])} {judged} and partition_date = date '{date}' "
+                "order by row_number_"
             )
             validation.add_partition(date, table.column(0), table.select(whole))
-    validation.check_tables()
     return validation
 
 
@@ -414,7 +424,7 @@ def publish(
             return write(date, own)
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        paths = pool.map(write_beside, dates) if len(dates) > 1 else [write(dates[0], engine)]
+        paths = pool.map(write_beside, dates) if len(dates) > 1 else (write(date, engine) for date in dates)
         for number, (date, path) in enumerate(zip(dates, paths, strict=True)):
             if number % 20 == 0:
                 report(f"writing partition {number + 1:,} of {len(dates):,}", 60 + 40 * number // len(dates))

@@ -73,8 +73,6 @@ class Life:
         """luigid may still wait for a run that was killed."""
         self.runs = 0
         self.place.create()
-        # A run without a staging directory takes it for misspelt.
-        (self.place.root / "local_output").mkdir()
         self.luigid = Luigid(self.place.root / "luigid", scheduler) if scheduler != "local" else None
 
     def close(self) -> None:
