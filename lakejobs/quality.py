@@ -13,7 +13,6 @@ A critical rule withholds a partition where it fails as a table rule, or where f
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import hashlib
@@ -479,7 +478,7 @@ class Outcome:
                 self._shares.setdefault(date, [0, 0])[place] += count
 
     def failed(self) -> dict[dt.date, str]:
-        """Partitions that fail as a whole, by a table rule or with fewer rows passing than `mostly`: what was observed."""
+        """Partitions that fail as a whole, by a table rule or with too few rows passing for `mostly`."""
         failed = dict(self._failed_tables)
         for date, (judged, unexpected) in self._shares.items():
             # The very sum that Great Expectations does.
