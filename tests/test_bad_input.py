@@ -10,6 +10,7 @@ import re
 
 import duckdb
 import luigi
+import pandas as pd
 import pytest
 from conftest import HEADERS, sale
 
@@ -314,12 +315,13 @@ def rule(kind="expect_column_values_to_not_be_null", code="C", **more):
         (suite({"kwargs": {}}), 'expectation 1: it has no "type"'),
         (suite({"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "category"}}), 'needs a "code"'),
         (
-            suite(rule(), rule("expect_column_values_to_not_be_nul")),
+            suite(rule(), rule("expect_column_values_to_not_be_nul", "D")),
             "expectation 2: Great Expectations knows no expectation",
         ),
         (suite(rule(kwargs="category")), 'expectation 1 (expect_column_values_to_not_be_null): "kwargs" has to be an'),
         (suite({**rule(), "meta": "C"}), '"meta" has to be an object'),
         (suite(rule("expect_compound_columns_to_be_unique", kwargs={"column_list": "status"})), "has to be a list"),
+        (suite(rule(), rule("expect_column_values_to_be_unique")), "expectations 1 and 2: both have the code 'C'"),
         (suite(rule(severity="fatal")), "severity 'fatal' is none of critical, warning, info"),
         (suite(rule(kwargs={"column": "colour"})), "sales has no column 'colour'; it has sale_id"),
         (suite(rule("expect_column_values_to_be_between", kwargs={"column": "quantity", "min_valu": 1})), "min_valu"),
@@ -337,22 +339,63 @@ def test_a_broken_suite_fails_its_domain_by_name_and_no_other(lake, text, messag
     broken(lake, text)
     assert not lake.run()
     (said,) = [m for m in caplog.messages if message in m]
-    assert said.startswith("DomainSilver(domain=sales")
+    assert said.startswith(("DomainSilver(domain=sales", "Silver(domain=sales"))
     assert "Traceback" not in caplog.text
     assert lake.silver().empty
     assert lake.gold("inventory_net_position").iloc[0]["net_position"] == 3
 
 
-def test_a_whole_table_rule_that_fails_keeps_the_batch_from_being_published(lake, caplog):
+TOO_FEW = rule("expect_table_row_count_to_be_between", "TOO_FEW", kwargs={"min_value": 2})
+
+
+def test_a_whole_table_rule_withholds_the_partition_that_fails_it_and_no_other(lake, caplog):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
-    before = lake.content()
-    path = lake.root / "expectations/sales.json"
-    path.write_text(suite(rule("expect_table_row_count_to_be_between", "TOO_FEW", kwargs={"min_value": 2})))
+    before = lake.partition("2026-11-01").read_bytes()
+    (lake.root / "expectations/sales.json").write_text(suite(TOO_FEW))
     lake.deliver("sales", "sales_20261102_120000.csv", *(sale(f"t{n}", "2026-11-02") for n in range(3)))
-    assert not lake.run()
-    assert "TOO_FEW (expect_table_row_count_to_be_between) on 2026-11-01: observed 1" in caplog.text
-    assert lake.content() == before
+    lake.deliver("sales", "sales_20261103_120000.csv", sale("u1", "2026-11-03"))
+    for _ in range(2):
+        caplog.clear()
+        assert not lake.run()
+        assert "sales: withheld 2026-11-01, 2026-11-03" in caplog.text
+        assert "2026-11-01: TOO_FEW (expect_table_row_count_to_be_between): observed 1" in caplog.text
+        assert lake.partition("2026-11-01").read_bytes() == before
+        assert len(pd.read_parquet(lake.partition("2026-11-02"))) == 3
+        assert not lake.partition("2026-11-03").exists()
+    page = sorted((lake.root / "datalake/quality/data_docs/validations/sales").glob("*.html"))[-1]
+    assert f"validations/sales/{page.name}" in caplog.text
+    assert "Withheld" in page.read_text()
+    (lake.root / "expectations/sales.json").write_text(suite())
+    assert lake.run()
+    assert lake.partition("2026-11-03").exists()
+
+
+@pytest.mark.parametrize(("severity", "is_withheld"), [("critical", True), ("warning", False)])
+def test_mostly_says_how_many_rows_have_to_pass_for_a_partition_to_be_published(lake, caplog, severity, is_withheld):
+    known = rule(code="NULL:category", kwargs={"column": "category", "mostly": 0.6}, severity=severity)
+    (lake.root / "expectations/sales.json").write_text(suite(known))
+    lake.deliver(
+        "sales",
+        "sales_20261102_120000.csv",
+        *(sale(f"a{n}", "2026-11-01", category="" if n < 2 else "Home") for n in range(5)),
+        *(sale(f"b{n}", "2026-11-02", category="" if n < 3 else "Home") for n in range(5)),
+    )
+    assert lake.run() != is_withheld
+    assert lake.partition("2026-11-02").exists() != is_withheld
+    assert (
+        "NULL:category (expect_column_values_to_not_be_null): observed 3 of 5 rows failing" in caplog.text
+    ) == is_withheld
+    rows = pd.read_parquet(lake.partition("2026-11-01"))
+    assert list(rows["is_valid"]).count(False) == (2 if severity == "critical" else 0)
+
+
+def test_a_partition_without_a_judged_row_withholds_nothing(lake):
+    mostly = rule(code="M", kwargs={"column": "category", "mostly": 0.9})
+    (lake.root / "expectations/sales.json").write_text(suite(TOO_FEW, mostly))
+    lake.deliver("sales", "sales_20261102_120000.csv", "malformed")
+    assert lake.run()
+    assert malformed(lake) == ["malformed"]
 
 
 def test_uniqueness_is_judged_within_a_partition(lake):
