@@ -85,7 +85,7 @@ DEFAULTS = {
         "rpc_log_retries": "false",
         "log_level": "INFO",
     },
-    "worker": {"check_unfulfilled_deps": "false"},
+    "worker": {"check_unfulfilled_deps": "false", "task_process_context": "lakejobs.console.TaskContext"},
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import html
 import logging
 import multiprocessing
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -24,6 +27,13 @@ LUIGID_HELP = (
     "no luigid answers at {url}. Start one (scripts/luigid, or: luigid --background --address 127.0.0.1 "
     "--pidfile .luigid/pid --logdir .luigid), or add --local-scheduler to run without one."
 )
+
+INTERRUPTED = "Interrupted; what was published stays, run again to go on."
+INTERRUPTED_CODE = 130
+"""What a shell reports of a command that Ctrl-C ended."""
+
+UNREADABLE_SETTING = re.compile(r"(?:ValueError: |^)(\w+)\[.*\]: Error when parsing the default value of '(\w+)'")
+"""How Luigi says that the value of a setting cannot be read; its cause says why."""
 
 # Luigi says these once per task at INFO; for a backfill of a year that is a wall of text.
 CHATTER = (
@@ -56,10 +66,15 @@ class PlainMessages(logging.Filter):
         if record.levelno < logging.WARNING and template.startswith(CHATTER):
             return False
         error = record.exc_info[1] if record.exc_info else None
+        if is_interruption(error):
+            return False
         message = plain_message(error)
         if message is None and "LakeError: " in template:
             # Raised while tasks were scheduled: Luigi has made text of the traceback already.
             message = template.rpartition("LakeError: ")[2].strip()
+        if message is None and (setting := UNREADABLE_SETTING.search(template)):
+            cause = template.partition("\n\nThe above exception")[0].rpartition("Error: ")[2]
+            message = unreadable(setting, cause)
         if message is None:
             # The scheduler that cannot be pinged is the one that does not answer.
             return not (self._shown and template == "Failed pinging scheduler")
@@ -86,11 +101,92 @@ def plain_message(error: BaseException | None) -> str | None:
         task = str(error).partition("[")[0]
         parameter = str(error).rpartition("the '")[2].partition("'")[0]
         return f"{task} needs its parameter {parameter}: --{task}-{parameter.replace('_', '-')} VALUE"
+    if kind == "luigi.task_register.TaskClassNotFoundException":
+        return no_such_task(str(error).removeprefix("No task ").partition(". ")[0])
+    if isinstance(error, ValueError):
+        if setting := UNREADABLE_SETTING.search(str(error)):
+            return unreadable(setting, str(error.__cause__))
+        if option := _option_being_read(error.__traceback__):
+            return f"{option} is not understood: {error}"
     return plain_message(error.__cause__)
 
 
-def install() -> None:
-    """Put the filters on Luigi's logger and ours, once."""
+def no_such_task(name: str) -> str:
+    """Names the tasks that a person may have meant, and all there are."""
+    lowered = {task.lower(): task for task in _tasks}
+    close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered)]
+    meant = f"did you mean {' or '.join(close)}? There" if close else "there"
+    return f"there is no task {name!r}; {meant} are {', '.join(_tasks)}"
+
+
+def unreadable(setting: re.Match[str], cause: str) -> str:
+    return f"[{setting[1]}] {setting[2]} is not understood: {cause.strip()}"
+
+
+def _option_being_read(traceback: TracebackType | None) -> str | None:
+    """The option of a task, with its value, that Luigi was reading from the command line when an error arose."""
+    while traceback:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "_get_task_kwargs" and frame.f_globals["__name__"] == "luigi.cmdline_parser":
+            return f"--{frame.f_locals['param_name'].replace('_', '-')} {frame.f_locals['attr']}"
+        traceback = traceback.tb_next
+    return None
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether a person pressed Ctrl-C. DuckDB makes an error of its own of it where it was at work."""
+    return isinstance(error, KeyboardInterrupt) or (
+        type(error) is RuntimeError and str(error).startswith("Query interrupted")
+    )
+
+
+_interrupted = False
+
+
+def note_interruption(task: luigi.Task, error: BaseException) -> None:
+    """A handler of Luigi's event FAILURE."""
+    global _interrupted
+    _interrupted = _interrupted or is_interruption(error)
+
+
+class TaskContext:
+    """What Luigi runs every task in, by its setting `task_process_context`.
+
+    Luigi goes on with other tasks after DuckDB's error, so it becomes what Ctrl-C is elsewhere. It reaches a run and
+    all of its worker processes at once; these end in silence, because it is for the run to speak.
+    """
+
+    def __init__(self, process: Any) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> bool:
+        is_worker = multiprocessing.parent_process() is not None
+        if _interrupted and not is_worker:
+            raise KeyboardInterrupt
+        return kind is KeyboardInterrupt and is_worker
+
+
+def show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """In place of `sys.excepthook`: a sentence where one helps more than a traceback."""
+    if is_interruption(error):
+        progress.end()
+        sys.stderr.write(f"{INTERRUPTED}\n")
+        raise SystemExit(INTERRUPTED_CODE)
+    if message := plain_message(error):
+        sys.stderr.write(f"{message}\n")
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+_tasks: tuple[str, ...] = ()
+
+
+def install(tasks: Sequence[str]) -> None:
+    """Put the filters on Luigi's logger and ours, and plain words in place of tracebacks. `tasks`: those there are."""
+    global _tasks
+    _tasks = tuple(tasks)
+    sys.excepthook = show_uncaught
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
         luigi_log.addFilter(PlainMessages())

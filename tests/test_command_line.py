@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
-from conftest import PROJECT, sale
+from conftest import PROJECT, Operated, sale
 
-from lakejobs import records
+from lakejobs import console, records
 
 LUIGI = Path(sys.executable).with_name("luigi")
 
@@ -113,6 +116,18 @@ def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi):
         (["Generate", "--domain", "sales", "--Generate-batch", "noon"], "batch 'noon' is not a moment"),
         (["Generate", "--domain", "sales"], "Generate needs its parameter batch: --Generate-batch VALUE"),
         (["GoldAll", "--lake-memory-limit", "lots"], "[lake] memory_limit=lots is not understood"),
+        (["GoldAll", "--lake-chunk-rows", "lots"], "[lake] chunk_rows is not understood: invalid literal"),
+        (["GoldAll", "--lake-earliest-date", "1.11."], "[lake] earliest_date is not understood: time data '1.11.'"),
+        (["GoldAll", "--lake-timestamp-formats", "%m"], "[lake] timestamp_formats is not understood: Expecting value"),
+        (["GoldAll", "--workers", "lots"], "[core] workers is not understood: invalid literal"),
+        (["GoldAll", "--lake-rot", "elsewhere"], "unrecognized arguments: --lake-rot elsewhere"),
+        (
+            ["Staging", "--domain", "sales", "--Staging-batch", "20261101_120000", "--rows", "lots"],
+            "--rows lots is not understood: invalid literal",
+        ),
+        (["GoldAl"], "there is no task 'GoldAl'; did you mean GoldAll or Gold? There are Bronze, BronzeAll, Generate,"),
+        (["goldall"], "there is no task 'goldall'; did you mean GoldAll or "),
+        (["Platinum"], "there is no task 'Platinum'; there are Bronze, BronzeAll, Generate, GenerateAll, Gold,"),
     ],
 )
 def test_what_is_typed_wrong_is_refused_with_the_choices(lake, luigi, arguments, message):
@@ -160,3 +175,46 @@ def test_a_run_without_work_loads_nothing_heavy(lake, luigi):
     }
     assert "luigi" in modules
     assert not modules & {"great_expectations", "pandas", "duckdb", "pyarrow", "numpy", "faker"}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("scheduler", ["local", "luigid"])
+def test_ctrl_c_ends_a_run_with_a_sentence_and_another_run_goes_on(tmp_path, scheduler, workers):
+    made = Operated(tmp_path)
+    lake = made.lake
+    lake.deliver("sales", "sales_20261101_120000.csv", *(sale(f"s{n}") for n in range(20_000)))
+    try:
+        if scheduler == "luigid":
+            assert made.script("luigid", "start").returncode == 0
+        choice = ["--local-scheduler"] if scheduler == "local" else []
+        command = [*made.command("GoldAll"), "--workers", str(workers), *choice]
+        # A terminal sends it to the run and its workers, which are a group of processes.
+        with subprocess.Popen(
+            command, cwd=lake.root, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            assert any("1 file landed" in line for line in process.stderr)
+            os.killpg(process.pid, signal.SIGINT)
+            said = process.stderr.read()
+            assert process.wait(timeout=60) == console.INTERRUPTED_CODE
+        assert said.splitlines()[-1] == console.INTERRUPTED
+        assert "Traceback" not in said
+        assert "Error" not in said
+        assert not lake.snapshots("daily_sales_summary")
+        while (code := subprocess.run(command, cwd=lake.root, capture_output=True, timeout=120).returncode) == 25:
+            pass  # luigid has not missed the first run yet
+        assert code == 0
+        assert len(lake.silver()) == 20_000
+    finally:
+        made.stop()
+
+
+def test_what_the_engine_makes_of_ctrl_c_is_told_from_errors():
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises((RuntimeError, KeyboardInterrupt)) as caught:
+            duckdb.connect().execute("select range % 10, count(*) from range(20000000000) group by all")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert console.is_interruption(caught.value)
+    assert not console.is_interruption(RuntimeError("The disk was interrupted"))
