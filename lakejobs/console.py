@@ -103,12 +103,17 @@ def plain_message(error: BaseException | None) -> str | None:
         return f"{task} needs its parameter {parameter}: --{task}-{parameter.replace('_', '-')} VALUE"
     if kind == "luigi.task_register.TaskClassNotFoundException":
         return no_such_task(str(error).removeprefix("No task ").partition(". ")[0])
-    if isinstance(error, ValueError):
-        if setting := UNREADABLE_SETTING.search(str(error)):
-            return unreadable(setting, str(error.__cause__))
-        if option := _option_being_read(error.__traceback__):
-            return f"{option} is not understood: {error}"
-    return plain_message(error.__cause__)
+    return _not_understood(error) or plain_message(error.__cause__)
+
+
+def _not_understood(error: BaseException) -> str | None:
+    """What to say of a value that Luigi could not read."""
+    if not isinstance(error, ValueError):
+        return None
+    if setting := UNREADABLE_SETTING.search(str(error)):
+        return unreadable(setting, str(error.__cause__))
+    option = _option_being_read(error.__traceback__)
+    return f"{option} is not understood: {error}" if option else None
 
 
 def no_such_task(name: str) -> str:
