@@ -123,7 +123,7 @@ def test_the_figures_are_those_of_the_footers_and_manifests(lake):
     )
     lake.deliver("sales", "sales_20261102_120000.csv", "nothing", header="to see here")
     assert lake.run()
-    row = page(lake).partition("<td>sales</td>")[2].partition("</tr>")[0]
+    row = page(lake).partition('<td class="title">sales</td>')[2].partition("</tr>")[0]
     # files, rejected, records, malformed; partitions, rows, valid, invalid, duplicates, corrected, rescued
     assert re.findall(r">(\d+)</td>", row) == ["2", "1", "4", "0", "1", "3", "2", "1", "1", "1", "0"]
     assert "2026-11-02/sales_20261102_120000.csv" in section(lake, "Rejected files")
