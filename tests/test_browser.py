@@ -166,7 +166,7 @@ def test_data_docs_are_styled_and_load_nothing(watched, site):
     assert watched.style("table", "borderCollapse") == "collapse"
     watched.page.get_by_role("link", name="sales").click()
     assert watched.style(".figures li", "borderRadius") == "6px"
-    assert watched.style("td.warn", "color") == "rgb(154, 103, 0)"
+    assert watched.style("td.warn", "color") == "rgb(168, 100, 0)"
     assert watched.style(".ge-section", "borderTopStyle") == "solid"
     assert watched.is_clean()
 
