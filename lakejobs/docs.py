@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import datetime as dt
 import html
+import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,22 +22,33 @@ from lakejobs.console import log, span
 from lakejobs.domains import DOMAINS
 from lakejobs.lake import Lake
 from lakejobs.quality import Rule, Validation
+from lakejobs.transform import MALFORMED, OUT_OF_RANGE, TYPE
 
 if TYPE_CHECKING:
     import jinja2
 
 TOTALS = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")
+LONGEST_SHOWN = 200
+LONGEST_RESCUED = 10_000
+"""Characters of a row's rescued data that are looked at for examples."""
+READING = {
+    MALFORMED: "A line with too many or too few fields, or with broken quotes. Its text is kept in rescued_data.",
+    TYPE: "A value that does not fit its column’s type. It is NULL in silver; its text is kept in rescued_data.",
+    OUT_OF_RANGE: "A moment before [lake] earliest_date, or later than the day after the file landed.",
+}
+"""What is found when files are read, before any rule of the suite; such rows are invalid."""
 
 
 def keep(
     lake: Lake,
     validation: Validation,
     counts: Mapping[dt.date, Mapping[str, Any]],
-    examples: Mapping[int, Sequence[Mapping[str, Any]]],
+    examples: Mapping[int | str, Sequence[Mapping[str, Any]]],
 ) -> str:
     """Store the result of a batch, render its page and the index. Returns the path of the page.
 
-    `counts`: the fates of the records by event date. `examples`: rows that failed a rule, by the rule's position.
+    `counts`: the fates of the records by event date. `examples`: rows that failed a rule, by the rule's position, and
+    rows that reading found wrong, by code.
     """
     domain = validation.suite.domain
     now = dt.datetime.now(dt.UTC)
@@ -47,6 +60,7 @@ def keep(
         "validated_at": now.isoformat(timespec="seconds"),
         "totals": {name: sum(count[name] for count in counts.values()) for name in TOTALS},
         "rules": [_summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules],
+        "reading": reading_codes(counts, examples),
     }
     run_id = {"run_name": f"{domain} {batch['span']}", "run_time": now.isoformat()}
     result = validation.result({"run_id": run_id, "lakejobs": batch})
@@ -79,7 +93,59 @@ def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any
         "observed": outcome.observed if not outcome.row_level else None,
         "notes": notes if isinstance(notes, str) else " ".join(notes),
         "examples": examples,
+        "can_stop": rule.severity == "critical"
+        and (not outcome.row_level or "mostly" in (rule.content.get("kwargs") or {})),
     }
+
+
+def reading_codes(
+    counts: Mapping[dt.date, Mapping[str, Any]], examples: Mapping[int | str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """The codes that came from reading, as rows of the table of rules: MALFORMED_LINE, TYPE:<column>, …"""
+    found: Counter[str] = Counter()
+    for count in counts.values():
+        found.update({code: rows for code, rows in count["failures"].items() if code.partition(":")[0] in READING})
+    whole = sum(count["rows"] for count in counts.values())
+    return [
+        {
+            "code": code,
+            "unexpected": rows,
+            "share": rows / whole,
+            "notes": READING[code.partition(":")[0]],
+            "examples": list(examples.get(code, ())),
+        }
+        for code, rows in sorted(found.items())
+    ]
+
+
+def rescued_values(text: str | None) -> dict[str, Any]:
+    """The members of a row's `rescued_data` or `corrections`: column → text. The text may have been cut off."""
+    if not text:
+        return {}
+    # An escape of a character may have been cut in two.
+    for end in (len(text), *range(len(text), max(0, len(text) - 12), -1)):
+        for mended in (text[:end], f'{text[:end]}…"}}'):
+            try:
+                found: dict[str, Any] = json.loads(mended)
+            except ValueError:
+                continue
+            return found
+    return {}
+
+
+def shown(value: Any) -> str:
+    """A value on a page: the beginning of a long one."""
+    text = "NULL" if value is None else str(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def percent(share: float) -> str:
+    """A share as a person reads it; a few of many are not none, and all but a few are not all."""
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{100 * share:.1f}%"
 
 
 def render_page(result: Any, batch: Mapping[str, Any]) -> str:
@@ -112,16 +178,22 @@ def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, A
     batches = {}
     for file in _results(lake, domain):
         name, path = file.name.removesuffix(".json"), f"{lake.validations(domain)}/{file.name}"
-        if name in known and known[name]["signature"] == file.signature:
+        # What an earlier version remembered says less.
+        if name in known and known[name]["signature"] == file.signature and "withheld" in known[name]:
             batches[name] = known[name]
         elif content := storage.read_json(path):
             batch = content["meta"]["lakejobs"]
             batches[name] = {
                 **{key: batch[key] for key in ("domain", "span", "validated_at", "totals")},
+                "withheld": list(batch.get("withheld") or ()),
                 "failed": [
-                    {"code": rule["code"], "unexpected": rule["unexpected"]}
+                    {"code": rule["code"], "unexpected": rule["unexpected"], "row_level": rule["row_level"]}
                     for rule in batch["rules"]
                     if not rule["success"]
+                ]
+                + [
+                    {"code": code["code"], "unexpected": code["unexpected"], "row_level": True}
+                    for code in batch.get("reading", ())
                 ],
                 "page": f"validations/{domain}/{name}.html",
                 "signature": file.signature,
@@ -151,6 +223,10 @@ def page_url(path: str) -> str:
     base = settings().docs_url
     if base:
         return f"{base.rstrip('/')}/{path.removeprefix(f'{storage.current().root}/quality/')}"
+    return file_url(path)
+
+
+def file_url(path: str) -> str:
     return "file://" + os.path.abspath(path)
 
 
@@ -185,7 +261,7 @@ def environment() -> jinja2.Environment:
     )
     templates.filters["number"] = lambda value: f"{value:,}"
     templates.filters["amount"] = lambda value: f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
-    templates.filters["percent"] = lambda value: f"{100 * value:.1f}%"
+    templates.filters["percent"] = percent
     return templates
 
 

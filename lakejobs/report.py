@@ -152,6 +152,11 @@ def due(state: DomainState | LakeError) -> list[str]:
     return undone
 
 
+def warnings(state: DomainState) -> list[str]:
+    """What a person should look at although everything is made: a rejected file, say."""
+    return list(getattr(state, "warnings", ()))
+
+
 def tables_of(state: DomainState) -> list[Table]:
     return [table for table in tables().values() if domain_of(table) == state.domain]
 
@@ -168,6 +173,7 @@ def identity(states: Mapping[str, DomainState | LakeError]) -> str:
                 [[date.isoformat(), footer["identity"]] for date, footer in sorted(state.silver.items())],
                 [newest_snapshot(state, table)[0] for table in tables_of(state)],
                 state.passed_by,
+                warnings(state),
             ]  # fmt: skip
     return lineage.digest(parts)
 
@@ -220,15 +226,15 @@ def domain_facts(lake: Lake, domain: str, state: DomainState | LakeError) -> dic
     page = docs.newest_page(lake, domain)
     facts: dict[str, Any] = {"name": domain, "due": undone, "reason": _reason(domain) if undone else None, "page": page}
     if isinstance(state, LakeError):
-        return {**facts, "is_empty": True, "charts": [], "days": [], "rejected": [], "notes": []}
+        return {**facts, "is_empty": True, "charts": [], "days": [], "rejected": [], "notes": [], "warnings": []}
     fates = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")
     totals = {name: sum(footer[name] for footer in state.silver.values()) for name in fates}
     by_day = {
         date: {name: float(footer[name]) for name in ("valid", "invalid", "duplicates")}
         for date, footer in state.silver.items()
     }
-    newest = max(state.silver, default=None)
-    written = storage.file(lake.silver(domain, newest)) if newest else None
+    # The partition of the newest event date need not be the last that was written: late rows change older ones.
+    written = [file.mtime_ns for date in state.silver if (file := storage.file(lake.silver(domain, date)))]
     return {
         **facts,
         "is_empty": not state.landings and not state.silver,
@@ -237,14 +243,15 @@ def domain_facts(lake: Lake, domain: str, state: DomainState | LakeError) -> dic
         "malformed": sum(landing["malformed"] for landing in state.landings.values()),
         "newest_landing": max(state.landings, default=None),
         "partitions": len(state.silver),
-        "newest_date": newest,
-        "written_at": dt.datetime.fromtimestamp(written.mtime_ns / 1e9, dt.UTC) if written else None,
+        "newest_date": max(state.silver, default=None),
+        "written_at": dt.datetime.fromtimestamp(max(written) / 1e9, dt.UTC) if written else None,
         **totals,
         "charts": _domain_charts(by_day),
         "days": sorted(state.silver.items(), reverse=True)[:MOST_BARS],
         "rejected": _files(state, "rejected"),
         "notes": _files(state, "notes"),
         "passed_by": state.passed_by,
+        "warnings": warnings(state),
     }  # fmt: skip
 
 

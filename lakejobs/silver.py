@@ -323,37 +323,58 @@ def judge(
     return counts
 
 
-def failing_rows(domain: Domain, validation: quality.Validation, engine: DuckDB) -> dict[int, list[dict[str, Any]]]:
-    """A few rows that fail each rule, by the rule's position: key, source file, values of the rule's columns."""
-    wanted = {number for rows in validation.example_rows.values() for number in rows}
+def failing_rows(
+    domain: Domain, validation: quality.Validation, engine: DuckDB
+) -> dict[int | str, list[dict[str, Any]]]:
+    """A few rows that fail each rule, by the rule's position, or by the code where reading marked them.
+
+    Each with key, source file and the values of the rule's columns as they were delivered: what did not fit its
+    type, and what was corrected, is NULL or another value in silver.
+    """
+    marked = engine.rows(
+        f"select type_errors, min(row_number_, {quality.EXAMPLE_ROWS}) from kept "
+        "where type_errors is not null group by type_errors"
+    )
+    read: dict[str, set[int]] = {}
+    for codes, numbers in marked:
+        for code in codes.split("; "):
+            read.setdefault(code, set()).update(numbers)
+    numbers_of: dict[int | str, list[int]] = dict(validation.example_rows.items())
+    numbers_of |= {code: sorted(numbers)[: quality.EXAMPLE_ROWS] for code, numbers in read.items()}
+    wanted = {number for numbers in numbers_of.values() for number in numbers}
     if not wanted:
         return {}
     columns = ", ".join(f"k.{name}" for name in domain.rule_columns)
     found = {
         row[0]: row[1:]
         for row in engine.rows(
-            f"select k.row_number_, s.source_file, {columns} from kept as k join sources as s "
+            # A malformed line may be as long as its file.
+            f"select k.row_number_, s.source_file, substr(k.rescued_data, 1, {docs.LONGEST_RESCUED}), k.corrections, "
+            f"{columns} from kept as k join sources as s "
             f"on k.file_number = s.file_number where k.row_number_ in ({', '.join(map(str, sorted(wanted)))})"
         )
     }
     rules = {rule.position: rule for rule in validation.suite.rules}
-    examples: dict[int, list[dict[str, Any]]] = {}
-    for position, numbers in validation.example_rows.items():
+    # A difference says little without the value that it is of.
+    reported = {correction.difference: correction.column for correction in domain.corrections}
+    examples: dict[int | str, list[dict[str, Any]]] = {}
+    for about, numbers in numbers_of.items():
+        if isinstance(about, int):
+            names = [part for name in rules[about].columns for part in (reported.get(name), name) if part]
+        else:
+            names = ["_line"] if about == transform.MALFORMED else [about.partition(":")[2]]
         for number in numbers:
-            source_file, *values = found[number]
-            by_name = dict(zip(domain.rule_columns, values, strict=True))
-            examples.setdefault(position, []).append(
+            source_file, rescued, corrections, *values = found[number]
+            typed = dict(zip(domain.rule_columns, values, strict=True))
+            given = {**typed, **docs.rescued_values(rescued), **docs.rescued_values(corrections)}
+            examples.setdefault(about, []).append(
                 {
-                    "key": shown(by_name[domain.key]),
-                    "values": {name: shown(by_name[name]) for name in rules[position].columns if name != domain.key},
+                    "key": None if about == transform.MALFORMED else docs.shown(given[domain.key]),
+                    "values": {name: docs.shown(given.get(name)) for name in names if name != domain.key},
                     "source_file": source_file,
                 }
             )
     return examples
-
-
-def shown(value: Any) -> str:
-    return "NULL" if value is None else str(value)
 
 
 def publish(

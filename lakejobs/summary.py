@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import os
 import sys
+import urllib.request
 from typing import Any
 
 from luigi.cmdline_parser import CmdlineParser
 
+from lakejobs import docs, lineage
 from lakejobs import lake as storage
-from lakejobs import lineage
 from lakejobs.console import counted
 from lakejobs.domains import DOMAINS
 from lakejobs.gold import domain_of, newest_snapshot, tables
 from lakejobs.lineage import DomainState
+from lakejobs.report import warnings
 
 HEAD = 3
+LONGEST_PAGE = 1 << 30
 
 
 def layers(state: DomainState) -> dict[str, Any]:
@@ -58,8 +61,22 @@ def show(states: list[DomainState]) -> str:
     lake = states[0].lake
     for name, path in (("Report", lake.report), ("Data Docs", f"{lake.data_docs}/index.html")):
         if os.path.exists(path):
-            parts.append(f"{name}: file://{os.path.abspath(path)}")
+            parts.append(f"{name}: {link(path)}")
     return "\n\n".join(parts)
+
+
+def link(path: str) -> str:
+    """Where a page is served, if it is that page; or else the file itself. Another lake may be served there."""
+    url = docs.page_url(path)
+    if url.startswith("http"):
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
+                is_served = answer.read().decode("utf-8", "replace") == storage.read_text(path, LONGEST_PAGE)
+        except (OSError, ValueError):
+            is_served = False
+        if not is_served:
+            return docs.file_url(path)
+    return url
 
 
 def table(content: Any, *, index: bool = True) -> str:
@@ -72,11 +89,13 @@ def table(content: Any, *, index: bool = True) -> str:
 
 
 def troubles(state: DomainState) -> list[str]:
-    """Files that were not taken in, and what to know of those that were; nothing is passed by in silence."""
-    lines = [
+    """Warnings, and files that were not taken in; nothing is passed by in silence."""
+    lines = [f"{state.domain}: {warning}" for warning in warnings(state)]
+    lines += [
         f"{state.lake.bronze(state.domain, date)}/{name} is rejected: {reason}"
         for date, landing in state.landings.items()
         for name, reason in landing["rejected"].items()
+        if not any(name in line for line in lines)
     ]
     lines += [f"{state.lake.staging_directory(state.domain)}/{name} was left alone" for name in state.passed_by]
     return ["\n".join(lines)] if lines else []

@@ -44,6 +44,16 @@ environment() {
     for file in "${missing[@]}"; do cksum "$file" $project >"$directory/.pins/$(basename "$file")"; done
 }
 
+# Format, lint and types, all of them even where one fails; nothing is changed.
+look() {
+    local status=0
+    ruff format --check . || status=1
+    ruff check . || status=1
+    mypy || status=1
+    [ $status = 0 ] || echo "scripts/check --fix mends the format, and what it can of the rest." >&2
+    return $status
+}
+
 # A browser for the tests: the system's Chromium, or Debian's package of it, or else the one that Playwright fetches.
 browser() {
     command -v chromium >/dev/null && return

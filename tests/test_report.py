@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import html
 import os
 import pty
 import re
@@ -18,8 +20,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import PROJECT, LakeUnderTest, sale
 
-from lakejobs import console, report
+from lakejobs import console, docs, lineage, quality, report, summary
 from lakejobs import lake as storage
+from lakejobs.domains import DOMAINS
 
 VISIT = "{id},2026-11-01T10:00:00,C1,V1,{type},P1,/,mobile"
 MOVE = "{id},2026-11-01T10:00:00,P1,{name},W1,{type},{quantity},2.00,S1"
@@ -120,11 +123,38 @@ def test_the_figures_are_those_of_the_footers_and_manifests(lake):
     )
     lake.deliver("sales", "sales_20261102_120000.csv", "nothing", header="to see here")
     assert lake.run()
-    row = page(lake).partition("<td>sales</td>")[2].partition("</tr>")[0]
+    row = page(lake).partition(">sales</td>")[2].partition("</tr>")[0]
     # files, rejected, records, malformed; partitions, rows, valid, invalid, duplicates, corrected, rescued
     assert re.findall(r">(\d+)</td>", row) == ["2", "1", "4", "0", "1", "3", "2", "1", "1", "1", "0"]
     assert "2026-11-02/sales_20261102_120000.csv" in section(lake, "Rejected files")
     assert "NULL:quantity" in section(lake, "Rules that fail most")
+
+
+def test_written_is_when_a_partition_was_last_written_whatever_its_date(lake):
+    lake.deliver("sales", "sales_20261102_120000.csv", sale("s1"), sale("s2", time="2026-11-02T10:00:00"))
+    assert lake.run()
+    for day, moment in (("2026-11-01", dt.datetime(2031, 5, 6, 7, 8)), ("2026-11-02", dt.datetime(2030, 1, 2, 3, 4))):
+        at = moment.replace(tzinfo=dt.UTC).timestamp()
+        os.utime(lake.partition(day), (at, at))
+    (lake.root / "datalake/quality/report.html").unlink()
+    assert lake.run()
+    row = page(lake).partition("<td>silver</td>")[2].partition("</tr>")[0]
+    assert "2031-05-06 07:08" in row
+
+
+def test_warnings_turn_a_card_amber_and_are_in_the_summary(lake, monkeypatch):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    first = page(lake)
+    said = ["sales_20261101_120000.csv has no column <status>", *(f"warning {number}" for number in range(2, 8))]
+    monkeypatch.setattr(lineage.DomainState, "warnings", said, raising=False)
+    assert lake.run()
+    assert page(lake) != first
+    assert "Up to date, with warnings" in card(lake, "sales")
+    assert "has no column &lt;status&gt;" in card(lake, "sales")
+    assert "warning 5 and 2 more" in card(lake, "sales")
+    assert '<article class="card warn">' in page(lake)
+    assert "sales: warning 7" in summary.show([lineage.state(domain) for domain in DOMAINS])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -313,6 +343,94 @@ def opened(part: str) -> Iterator[list[str]]:
 def _note(event: str, arguments: tuple[object, ...]) -> None:
     if event == "open" and _watching and isinstance(arguments[0], str) and _watching[0][0] in arguments[0]:
         _watching[0][1].append(arguments[0])
+
+
+def docs_page(lake: LakeUnderTest, domain: str = "sales") -> str:
+    """The Data Docs page of a domain's last validation, as text: a line for each row of a table."""
+    newest = max((lake.root / f"datalake/quality/data_docs/validations/{domain}").glob("*.html"))
+    text = newest.read_text().partition("</style>")[2].partition("As Great Expectations reports it")[0]
+    rows = [re.sub(r"<[^>]+>", " ", row) for row in text.split("<tr>")]
+    return "\n".join(html.unescape(" ".join(row.split())) for row in rows)
+
+
+def rule_row(lake: LakeUnderTest, code: str) -> str:
+    (found,) = [row for row in docs_page(lake).splitlines() if f" {code} " in f" {row} "]
+    return found
+
+
+def test_samples_show_what_was_delivered(lake):
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("s1", price='"10,50"', total=""),
+        sale("s2", total="12.3"),
+        sale("s3"),
+    )
+    assert lake.run()
+    assert "s1 · unit_price = 10,50 · bronze/sales/" in rule_row(lake, "NULL:unit_price")
+    assert "s2 · total_amount = 12.3 · total_amount_difference = 2.3 · bronze/" in rule_row(lake, "WRONG_TOTAL")
+
+
+def test_what_reading_found_is_among_the_rules(lake):
+    lake.deliver(
+        "sales",
+        "sales_20261101_120000.csv",
+        sale("s1", price='"10,50"', quantity="two"),
+        *(sale(f"q{n}", quantity=f"{n} pieces") for n in range(9)),
+        sale("s2", time="1969-12-31T10:00:00"),
+        "not a line of it," + "x" * 20_000,
+        'nor "this" <b>one</b>, \\ é',
+        sale("s3"),
+    )
+    assert lake.run()
+    assert "⚠ TYPE:unit_price reading 1 7.1% A value that does not fit" in rule_row(lake, "TYPE:unit_price")
+    assert "s1 · unit_price = 10,50 · bronze/sales/" in rule_row(lake, "TYPE:unit_price")
+    quantities = rule_row(lake, "TYPE:quantity")
+    assert " reading 10 71.4% " in quantities
+    assert quantities.count("quantity =") == quality.EXAMPLE_ROWS
+    assert "s1 · quantity = two" in quantities and "q0 · quantity = 0 pieces" in quantities
+    assert "s2 · timestamp = 1969-12-31 10:00:00" in rule_row(lake, "OUT_OF_RANGE:timestamp")
+    malformed = rule_row(lake, "MALFORMED_LINE")
+    assert " reading 2 " in malformed
+    assert "not a line of it,xxx" in malformed and "x… · bronze" in malformed
+    assert len(malformed) < 1000, "the beginning of a long line"
+    assert 'nor "this" <b>one</b>, \\ é' in malformed
+    assert "TYPE:total_amount" not in docs_page(lake)
+    index = (lake.root / "datalake/quality/data_docs/index.html").read_text()
+    assert "<code>TYPE:quantity</code> 10" in index
+
+
+@pytest.mark.parametrize("text", ['{"_line": "a\\u00e9\\ud83d\\ude00b", "x": "y"}', '{"a": "b\\\\", "_line": "c"}'])
+def test_rescued_data_can_be_read_wherever_it_was_cut(text):
+    whole = docs.rescued_values(text)
+    assert len(whole) == 2
+    for end in range(len(text)):
+        for name, value in docs.rescued_values(text[:end]).items():
+            assert whole[name].startswith(value.removesuffix("…").encode("utf-16", "ignore").decode("utf-16"))
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0, "0.0%"), (0.000015, "<0.1%"), (0.001, "0.1%"), (0.5, "50.0%"), (0.99995, ">99.9%"), (1, "100.0%")],
+)
+def test_a_few_of_many_are_not_none_and_all_but_a_few_not_all(share, shown):
+    assert docs.percent(share) == shown
+
+
+def test_red_is_for_what_was_stopped(lake):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", quantity=""))
+    assert lake.run()
+    index = lake.root / "datalake/quality/data_docs/index.html"
+    assert ">⚠<" in index.read_text() and "50.0%" in index.read_text()
+    assert "✘" not in index.read_text() and "✘" not in docs_page(lake)
+    # As silver says of a batch of which something was withheld.
+    (name,) = results(lake)
+    path = str(lake.root / f"datalake/quality/validations/sales/{name}.json")
+    content = storage.read_json(path)
+    content["meta"]["lakejobs"]["withheld"] = {"2026-11-01": "too few rows"}
+    storage.write_json(path, content)
+    rendered = docs.render_index(storage.current(), "sales")
+    assert "✘" in rendered and "withheld: 2026-11-01" in rendered
 
 
 # ------------------------------------------------------------------------------------------------ messages
