@@ -152,7 +152,8 @@ KEY_FIGURES = {
         "td[data-name='rules failed']", "td[data-name='event dates']",
     ],
     "validation": [
-        ".figures li", ".sign", ".title", "td[data-name='rows failing']", "td[data-name=share]", ".words", ".samples li",
+        ".figures li", ".sign", ".title", "td[data-name='rows failing']", "td[data-name=share]", ".words",
+        ".samples li",
     ],
 }  # fmt: skip
 
