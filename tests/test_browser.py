@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -328,3 +330,16 @@ def test_a_run_goes_on_without_luigid(tmp_path):
     assert done.returncode == 0, done.stdout
     assert "Going on without the visualiser" in done.stdout
     assert (made.lake.root / "datalake/quality/report.html").exists()
+
+
+def test_the_summary_links_to_the_pages_where_they_are_served_and_to_the_files_elsewhere(operated):
+    def said(url: str) -> str:
+        command = [sys.executable, "-m", "lakejobs.summary", "--lake-docs-url", url]
+        done = subprocess.run(command, cwd=operated.lake.root, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert f"Report: {operated.served}/report.html" in said(operated.served)
+    assert f"Data Docs: {operated.served}/data_docs/index.html" in said(operated.served)
+    # Something else answers there.
+    assert f"Report: {operated.on_disk}/report.html" in said(operated.visualiser)
