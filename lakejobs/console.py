@@ -103,17 +103,8 @@ def plain_message(error: BaseException | None) -> str | None:
         return f"{task} needs its parameter {parameter}: --{task}-{parameter.replace('_', '-')} VALUE"
     if kind == "luigi.task_register.TaskClassNotFoundException":
         return no_such_task(str(error).removeprefix("No task ").partition(". ")[0])
-    return _not_understood(error) or plain_message(error.__cause__)
-
-
-def _not_understood(error: BaseException) -> str | None:
-    """What to say of a value that Luigi could not read."""
-    if not isinstance(error, ValueError):
-        return None
-    if setting := UNREADABLE_SETTING.search(str(error)):
-        return unreadable(setting, str(error.__cause__))
-    option = _option_being_read(error.__traceback__)
-    return f"{option} is not understood: {error}" if option else None
+    message = _unreadable_value(error) if isinstance(error, ValueError) else None
+    return message or plain_message(error.__cause__)
 
 
 def no_such_task(name: str) -> str:
@@ -126,6 +117,13 @@ def no_such_task(name: str) -> str:
 
 def unreadable(setting: re.Match[str], cause: str) -> str:
     return f"[{setting[1]}] {setting[2]} is not understood: {cause.strip()}"
+
+
+def _unreadable_value(error: ValueError) -> str | None:
+    if setting := UNREADABLE_SETTING.search(str(error)):
+        return unreadable(setting, str(error.__cause__))
+    option = _option_being_read(error.__traceback__)
+    return f"{option} is not understood: {error}" if option else None
 
 
 def _option_being_read(traceback: TracebackType | None) -> str | None:

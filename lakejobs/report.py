@@ -304,7 +304,7 @@ def failing_rules(states: Iterable[DomainState]) -> list[dict[str, Any]]:
                 "code": code,
                 "rows": failing,
                 "share": failing / rows,
-                "note": notes.get(code, ""),
+                "note": notes.get(code) or docs.READING.get(code.partition(":")[0], ""),
             }
             for code, failing in failures.items()
         ]

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -61,6 +63,7 @@ def deliver_markup(lake: LakeUnderTest) -> None:
     lake.deliver(
         "sales", "sales_20261101_120000.csv",
         sale("s1", category=script), sale("s2", category=image), sale(f"{script}{image}", quantity=""),
+        sale("s3", quantity=image), f"{image},{script}{'x' * 300}",
     )  # fmt: skip
     lake.deliver("sales", f"sales_20261101_130000{image}.csv", "1", header=script)
     move = "m{0},2026-11-01T10:00:00,P{0},{1},W1,inbound,1,2.00,S1"
@@ -139,25 +142,42 @@ def test_the_report_is_dark_where_the_reader_is(watched, site):
     assert watched.style("body", "color") == "rgb(228, 231, 235)"
 
 
-@pytest.mark.parametrize("width", [1280, 375])
-def test_the_report_fits_the_screen(watched, site, width):
-    watched.page.set_viewport_size({"width": width, "height": 800})
-    watched.page.goto(f"{site}/report.html")
-    assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+# What matters on a page, which has to be seen without scrolling sideways: in the page or in a box of it.
+KEY_FIGURES = {
+    "report.html": [
+        ".card .state", ".card .big", "td[data-name=rows]", "td[data-name=invalid]", "td[data-name=duplicates]",
+        "td[data-name=share]", "td[data-name='newest date']", "td[data-name='written (UTC)']", ".title", ".words",
+        ".ranks td.number",
+    ],
+    "data_docs/index.html": [
+        ".sign", ".title", "td[data-name=records]", "td[data-name=valid]", "td[data-name=invalid]",
+        "td[data-name='rules failed']", "td[data-name='event dates']",
+    ],
+    "validation": [
+        ".figures li", ".sign", ".title", "td[data-name='rows failing']", "td[data-name=share]", ".words",
+        ".samples li",
+    ],
+}  # fmt: skip
 
 
-def test_all_pages_fit_a_phone_and_show_what_matters(watched, site):
-    watched.page.set_viewport_size({"width": 390, "height": 844})
-    for path in ("report.html", "data_docs/index.html"):
-        watched.page.goto(f"{site}/{path}")
-        assert watched.page.evaluate("document.scrollingElement.scrollWidth") <= 390, path
-    watched.page.get_by_role("link", name="sales").first.click()
-    watched.page.locator(".figures").wait_for()
-    assert watched.page.evaluate("document.scrollingElement.scrollWidth") <= 390
-    for what in ("td.title code", "td[data-name='rows failing']", "td[data-name='share']", "td.words"):
-        box = watched.page.locator(what).first.bounding_box()
-        assert box, what
-        assert 0 <= box["x"] < box["x"] + box["width"] <= 390, what
+@pytest.mark.parametrize("width", [1280, 390, 320])
+@pytest.mark.parametrize("name", KEY_FIGURES)
+def test_a_page_fits_the_screen_with_all_that_matters(watched, operated, name, width):
+    page = watched.page
+    page.set_viewport_size({"width": width, "height": 844})
+    if name == "validation":
+        page.goto(f"{operated.on_disk}/data_docs/index.html")
+        page.get_by_role("link", name="sales").click()
+    else:
+        page.goto(f"{operated.on_disk}/{name}")
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    for selector in KEY_FIGURES[name]:
+        found = page.locator(selector).all()
+        assert found, selector
+        for element in found:
+            box = element.bounding_box()
+            assert box, f"{selector} is hidden"
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width, (selector, element.inner_text(), box)
 
 
 def test_data_docs_are_styled_and_load_nothing(watched, site):
@@ -167,6 +187,7 @@ def test_data_docs_are_styled_and_load_nothing(watched, site):
     watched.page.get_by_role("link", name="sales").click()
     assert watched.style(".figures li", "borderRadius") == "6px"
     assert watched.style("td.warn", "color") == "rgb(168, 100, 0)"
+    assert watched.page.locator("td.bad").count() == 0, "nothing was withheld"
     assert watched.style(".ge-section", "borderTopStyle") == "solid"
     assert watched.is_clean()
 
@@ -225,7 +246,7 @@ def test_the_visualiser_shows_a_run_with_its_messages_and_links(watched, operate
     assert "date=2026-11-01" in silver.inner_text()
     silver.locator(".statusMessage").click()
     message = page.locator("#statusMessageModal pre")
-    playwright.expect(message).to_have_text("1 partition, 3 records, 33.3% invalid, 0 duplicates")
+    playwright.expect(message).to_have_text("1 partition, 5 records, 60.0% invalid, 0 duplicates")
     assert page.evaluate("window.hacked") is None
     page.reload()
     (silver,) = open_tasks(watched, operated, "Silver").filter(has_text="sales").all()
@@ -261,7 +282,7 @@ def test_a_failed_task_is_red_in_the_visualiser_and_says_why(watched, failed):
     page.goto(f"{failed.served}/report.html")
     assert "expectations/inventory.json is not JSON" in page.locator(".card.bad").inner_text()
     assert page.locator(".card.bad").count() == 1
-    assert "of 4 rows" in page.locator(".card.good").filter(has_text="sales").inner_text(), "it was made last"
+    assert "of 6 rows" in page.locator(".card.good").filter(has_text="sales").inner_text(), "it was made last"
 
 
 def test_luigid_gives_metrics_when_asked_to(operated):
@@ -308,3 +329,16 @@ def test_a_run_goes_on_without_luigid(tmp_path):
     assert done.returncode == 0, done.stdout
     assert "Going on without the visualiser" in done.stdout
     assert (made.lake.root / "datalake/quality/report.html").exists()
+
+
+def test_the_summary_links_to_the_pages_where_they_are_served_and_to_the_files_elsewhere(operated):
+    def said(url: str) -> str:
+        command = [sys.executable, "-m", "lakejobs.summary", "--lake-docs-url", url]
+        done = subprocess.run(command, cwd=operated.lake.root, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert f"Report: {operated.served}/report.html" in said(operated.served)
+    assert f"Data Docs: {operated.served}/data_docs/index.html" in said(operated.served)
+    # Something else answers there.
+    assert f"Report: {operated.on_disk}/report.html" in said(operated.visualiser)
