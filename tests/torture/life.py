@@ -911,6 +911,7 @@ def scripts(draw: st.DrawFn, least: int, most: int) -> tuple[str, list[Any]]:
     kinds = draw(st.sets(st.sampled_from(list(STEPS)), min_size=3)) | {"deliver", "run"}
     weighted = [kind for kind, (weight, _) in STEPS.items() for _ in range(weight) if kind in kinds]
     step = st.sampled_from(weighted).flatmap(lambda kind: STEPS[kind][1])
+    least = draw(st.sampled_from([least, least, (least + most) // 2]))
     return draw(st.sampled_from(SCHEDULERS)), draw(st.lists(step, min_size=least, max_size=most))
 
 
