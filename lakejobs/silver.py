@@ -174,9 +174,9 @@ def summarise(counts: dict[dt.date, dict[str, Any]]) -> str:
     records, rows, invalid, duplicates = (
         sum(count[name] for count in counts.values()) for name in ("records", "rows", "invalid", "duplicates")
     )
-    share = 100 * invalid / rows if rows else 0.0
+    share = docs.percent(invalid / rows if rows else 0.0)
     return (
-        f"{counted(len(counts), 'partition')}, {counted(records, 'record')}, {share:.1f}% invalid, "
+        f"{counted(len(counts), 'partition')}, {counted(records, 'record')}, {share} invalid, "
         f"{counted(duplicates, 'duplicate')}"
     )
 
