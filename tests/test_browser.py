@@ -282,7 +282,7 @@ def test_a_failed_task_is_red_in_the_visualiser_and_says_why(watched, failed):
     page.goto(f"{failed.served}/report.html")
     assert "expectations/inventory.json is not JSON" in page.locator(".card.bad").inner_text()
     assert page.locator(".card.bad").count() == 1
-    assert "of 6 rows" in page.locator(".card.good").filter(has_text="sales").inner_text(), "it was made last"
+    assert "of 6 rows" in page.locator(".card.warn").filter(has_text="sales").inner_text(), "it was made last"
 
 
 def test_luigid_gives_metrics_when_asked_to(operated):
