@@ -326,7 +326,7 @@ def describe(
         entries.append(entry)
         new.append(entry)
     for name in known:
-        log.warning("%s/%s was deleted: its rows are removed from silver", directory, name)
+        log.warning("%s/%s was deleted: silver follows", directory, name)
     entries.sort(key=lambda entry: delivery_order(date, entry))
     return entries, new
 
@@ -381,7 +381,7 @@ def _notes(inspection: records.Inspection, domain: Domain) -> list[str]:
     if inspection.rejected:
         return []
     if not inspection.header:
-        return ["it is empty"]
+        return [lineage.EMPTY]
     notes = []
     _, others = match(inspection.header, list(domain.columns))
     if inspection.encoding != "utf-8":

@@ -30,6 +30,8 @@ from lakejobs.records import content_hash
 
 VERSION = 3
 """Of the caches. Another version's caches are made anew."""
+EMPTY = "it is empty"
+"""The note of a file without a byte, or of blank lines alone."""
 SILVER_VERSION = 2
 GOLD_VERSION = 2
 """Raise one when Python code gives other rows of the same input; SQL, rules and settings have hashes of their own. A
@@ -280,6 +282,7 @@ class DomainState:
             "once that is settled"
             for date, landing in sorted(self.landings.items())
             for name, reason in landing["rejected"].items()
+            if self.is_landed(self.bronze_path(date, name))
         ]
 
     @property
@@ -290,7 +293,12 @@ class DomainState:
             for name, columns in landing["missing"].items():
                 for column in columns:
                     lacking.setdefault(column, []).append(self.bronze_path(date, name))
-        said = []
+        said = [
+            f"{self.lake.bronze(self.domain, date)}/{name} is empty"
+            for date, landing in sorted(self.landings.items())
+            for name, notes in landing["notes"].items()
+            if EMPTY in notes and self.is_landed(self.bronze_path(date, name))
+        ]
         for column, why in needed_columns(DOMAINS[self.domain]).items() if lacking else ():
             if files := lacking.get(column):
                 without = (
@@ -438,11 +446,19 @@ def state(domain: str) -> DomainState:
         known = DomainState(storage.current(), domain)
         _states[domain] = (run, known)
         if run is not None:
+            if domain == next(iter(DOMAINS)) and (strays := stray_names(known.lake)):
+                log.warning("%s: left alone, for no domain has these names: %s", known.lake.staging, few(strays))
             for warning in known.warnings:
                 log.warning("%s", warning)
     elif generation(known.lake, domain) != known.generation:
         known.rescan()
     return known
+
+
+def stray_names(lake: Lake) -> list[str]:
+    """What is in the staging directory beside the domains' own: a misspelt domain, or a file of none."""
+    found = [file.name for file in storage.files(lake.staging)] + storage.odd_entries(lake.staging)
+    return [name for name in found if name not in DOMAINS and not name.startswith((".", "_"))]
 
 
 _inherited: object = None

@@ -195,7 +195,7 @@ def test_ctrl_c_ends_a_run_with_a_sentence_and_another_run_goes_on(tmp_path, sch
             assert any("1 file landed" in line for line in process.stderr)
             os.killpg(process.pid, signal.SIGINT)
             said = process.stderr.read()
-            assert process.wait(timeout=60) == console.INTERRUPTED_CODE
+            assert process.wait(timeout=60) == console.INTERRUPTED_CODE, said
         assert said.splitlines()[-1] == console.INTERRUPTED
         assert "Traceback" not in said
         assert "Error" not in said

@@ -204,6 +204,32 @@ def test_a_header_without_rows_lacks_nothing(lake):
     assert warnings(lake) == []
 
 
+def test_a_file_without_a_byte_is_warned_of(lake):
+    path = lake.deliver_bytes("sales", "sales_20261101_120000.csv", b"")
+    assert lake.run()
+    (warning,) = warnings(lake)
+    assert warning.endswith(f"{path.name} is empty")
+
+
+def test_what_is_staged_for_no_domain_is_named(lake, caplog):
+    sent = lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    for name in ("Sales", "sale"):
+        (lake.root / "local_output" / name).mkdir()
+    sent.rename(lake.root / "local_output/x.csv")
+    assert lake.run()
+    assert "local_output: left alone, for no domain has these names: x.csv, Sales, sale" in caplog.text
+
+
+def test_a_rejected_file_that_was_deleted_is_not_warned_of_once_more(lake, caplog):
+    path = lake.deliver("sales", "sales_20261101_120000.csv", "1", header="a")
+    assert lake.run()
+    path.unlink()
+    (lake.bronze("2026-11-01") / path.name).unlink()
+    caplog.clear()
+    assert lake.run()
+    assert "rejected" not in caplog.text
+
+
 def test_rejected_files_fail_a_run_where_they_are_told_to(lake, set_lake, caplog):
     set_lake(rejected="fail")
     path = lake.deliver("sales", "sales_20261101_120000.csv", "1", header="a")

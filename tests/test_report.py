@@ -172,7 +172,7 @@ def test_a_failing_domain_is_named_and_the_others_are_shown_as_they_are_now(lake
     assert not lake.run(workers=workers)
     if workers == 2:  # a second worker may have made the page before the first was done; the next run mends it
         assert not lake.run()
-    assert "could not finish" in card(lake, "inventory")
+    assert "Not up to date" in card(lake, "inventory")
     assert "expectations/inventory.json is not JSON" in card(lake, "inventory")
     assert "silver: 1 event date (2026-11-01)" in card(lake, "inventory")
     assert "100.0% of 1 row" in card(lake, "inventory"), "what was published before stays"
@@ -190,11 +190,11 @@ def test_of_two_failing_domains_one_is_mended(lake):
     for name in ("sales", "inventory"):
         (lake.root / f"expectations/{name}.json").write_text("{")
     assert not lake.run()
-    assert "could not finish" in card(lake, "sales")
+    assert "Not up to date" in card(lake, "sales")
     suite.write_text(text)
     assert not lake.run()
     assert "Up to date" in card(lake, "sales")
-    assert "could not finish" in card(lake, "inventory")
+    assert "Not up to date" in card(lake, "inventory")
 
 
 def test_a_worker_with_nothing_else_to_do_does_not_leave_a_report_of_half_a_run(lake):
