@@ -274,6 +274,10 @@ class DomainState:
         """Event dates for which `Silver` has something to do."""
         return [date for date in sorted({*self._contributions, *self.present}) if not self.is_fresh(date)]
 
+    def _is_still_there(self, landing: dt.date, name: str) -> bool:
+        """Whether a file that is known has not been deleted from bronze; that would make its landing date stale."""
+        return landing not in self.stale or self.is_landed(self.bronze_path(landing, name))
+
     @property
     def rejected(self) -> list[str]:
         """Files in bronze that were not taken in, and why; one for as long as it is there."""
@@ -282,7 +286,7 @@ class DomainState:
             "once that is settled"
             for date, landing in sorted(self.landings.items())
             for name, reason in landing["rejected"].items()
-            if self.is_landed(self.bronze_path(date, name))
+            if self._is_still_there(date, name)
         ]
 
     @property
@@ -291,13 +295,13 @@ class DomainState:
         lacking: dict[str, list[str]] = {}
         for date, landing in sorted(self.landings.items()):
             for name, columns in landing["missing"].items():
-                for column in columns:
+                for column in columns if self._is_still_there(date, name) else ():
                     lacking.setdefault(column, []).append(self.bronze_path(date, name))
         said = [
             f"{self.lake.bronze(self.domain, date)}/{name} is empty"
             for date, landing in sorted(self.landings.items())
             for name, notes in landing["notes"].items()
-            if EMPTY in notes and self.is_landed(self.bronze_path(date, name))
+            if EMPTY in notes and self._is_still_there(date, name)
         ]
         for column, why in needed_columns(DOMAINS[self.domain]).items() if lacking else ():
             if files := lacking.get(column):
@@ -307,6 +311,9 @@ class DomainState:
                     else f"{counted(len(files), 'file')}, {files[-1]} among them, have"
                 )
                 said.append(f"{self.domain}: {without} no column {column}, {why}")
+        # The staging directory is all domains'; one of them tells of it.
+        if self.domain == next(iter(DOMAINS)) and (strays := stray_names(self.lake)):
+            said.append(f"{self.lake.staging}: left alone, for no domain has these names: {few(strays)}")
         return self.rejected + said
 
     # ---------------------------------------------------------------------------------------- publishing
@@ -411,7 +418,7 @@ def summarise(manifest: dict[str, Any], landing: dt.date) -> dict[str, Any]:
 
 def needed_columns(domain: Domain) -> dict[str, str]:
     """Columns without which a file means something else than it seems to, and why."""
-    needed = {correction.column: "and it was computed instead" for correction in domain.corrections}
+    needed = {correction.column: "so it is computed where that can be done" for correction in domain.corrections}
     with contextlib.suppress(LakeError):  # a broken suite is told of where it is needed
         for rule in quality.load_suite(domain).rules:
             if rule.severity == "critical":
@@ -446,8 +453,6 @@ def state(domain: str) -> DomainState:
         known = DomainState(storage.current(), domain)
         _states[domain] = (run, known)
         if run is not None:
-            if domain == next(iter(DOMAINS)) and (strays := stray_names(known.lake)):
-                log.warning("%s: left alone, for no domain has these names: %s", known.lake.staging, few(strays))
             for warning in known.warnings:
                 log.warning("%s", warning)
     elif generation(known.lake, domain) != known.generation:

@@ -164,7 +164,8 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
         raise LakeError(
             f"{domain.name}: withheld {few(withheld)}, as critical rules fail on the whole partition: "
             f"{few(reasons, 5)}. What was published of {'it' if len(withheld) == 1 else 'them'} before stays, and the "
-            f"other partitions are published. Mend the data or the rule in {suite.path}. See {docs.page_url(page)}"
+            f"other partitions are in silver; gold of {domain.name} waits. Mend the data or the rule in {suite.path}. "
+            f"See {docs.page_url(page)}"
         )
     return "; ".join(done), page or None
 

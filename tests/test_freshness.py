@@ -183,7 +183,7 @@ def test_a_file_without_key_or_event_time_is_rejected_with_a_guess(lake, column,
     ("column", "renamed", "said"),
     [
         ("customer_id", "kunde_id", "which the rule NULL:customer_id asks for"),
-        ("total_amount", "total", "and it was computed instead"),
+        ("total_amount", "total", "so it is computed where that can be done"),
         ("payment_method", "paid_by", None),
     ],
 )
@@ -217,7 +217,9 @@ def test_what_is_staged_for_no_domain_is_named(lake, caplog):
         (lake.root / "local_output" / name).mkdir()
     sent.rename(lake.root / "local_output/x.csv")
     assert lake.run()
-    assert "local_output: left alone, for no domain has these names: x.csv, Sales, sale" in caplog.text
+    said = "local_output: left alone, for no domain has these names: x.csv, Sales, sale"
+    assert said in caplog.text
+    assert said in (lake.root / "datalake/quality/report.html").read_text()
 
 
 def test_a_rejected_file_that_was_deleted_is_not_warned_of_once_more(lake, caplog):
