@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import duckdb
 import pytest
 from conftest import PROJECT, Operated, sale
 
@@ -204,15 +203,3 @@ def test_ctrl_c_ends_a_run_with_a_sentence_and_another_run_goes_on(tmp_path, sch
         assert len(lake.silver()) == 20_000
     finally:
         made.stop()
-
-
-def test_what_the_engine_makes_of_ctrl_c_is_told_from_errors():
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises((RuntimeError, KeyboardInterrupt)) as caught:
-            duckdb.connect().execute("select range % 10, count(*) from range(20000000000) group by all")
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert console.is_interruption(caught.value)
-    assert not console.is_interruption(RuntimeError("The disk was interrupted"))
