@@ -82,6 +82,14 @@ def keep(
     return page
 
 
+def sweep(lake: Lake, domain: str) -> None:
+    """Remove what a dead run left half-written: it may have died after it published. Only under the domain's lock."""
+    storage.sweep(lake.validations(domain))
+    storage.sweep(f"{lake.data_docs}/validations/{domain}")
+    with storage.lock(lake, "data_docs"):
+        storage.sweep(lake.data_docs)
+
+
 def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
     outcome = validation.outcomes[rule.position]
     notes = rule.content.get("notes") or ""

@@ -209,6 +209,7 @@ def build(state: DomainState, table: Table) -> str:
         old = (storage.read_footer(state.lake.gold(table.name, before)) or {}).get("inputs", {})
     directory = state.lake.layer("gold", table.name)
     storage.sweep(directory)
+    docs.sweep(state.lake, state.domain)
     with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
         if table.is_daily and table.source in DOMAINS:
             changed = sorted(date for date in made_from if old.get(date) != made_from[date])

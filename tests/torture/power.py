@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,6 +246,9 @@ def after_cut(
     disk = replayed(base, events[:number]).after_power_loss(mode, seeded(seed, "power", *cut))
     place.root.mkdir()
     put(disk, place.root)
+    # Its modification date is a delivery's moment.
+    for path in base.root.glob("local_output/*/*.csv"):
+        shutil.copystat(path, place.root / path.relative_to(base.root))
     violations = []
     for name, data in disk.items():
         if name.startswith("datalake/bronze/") and name.endswith(".csv"):
