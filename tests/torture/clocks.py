@@ -114,8 +114,9 @@ def days(place: Place) -> tuple[list[str], int]:
         "2024-02-30": "2024-03-01",
         "2024-02-29T24:00:00": "2024-03-01",
         "2016-12-31T23:59:60": "2024-03-01",
-        # Whatever day a file's name says, it may hold events up to the day after it came.
-        "2024-03-03T00:00:00": "2024-03-03",
+        # A file may hold events up to the day after the one its name says, whenever it came.
+        "2024-03-02T23:59:59": "2024-03-02",
+        "2024-03-03T00:00:00": "2024-03-01",
         "9999-12-31T23:59:59.999999": "2024-03-01",
     }
     line = "S{},{},C1,P1,Lamp,Home,1,5.00,5.00,card,completed".format

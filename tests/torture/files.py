@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import csv
-import glob
 import gzip
 import io
 import lzma
@@ -206,17 +205,22 @@ def account(root: str, with_text: bool = False) -> dict[str, Any]:
     place, violations, files = Place(root), see(root)["troubles"], []
     for path in sorted(place.root.glob("datalake/bronze/sales/**/_manifest.json")):
         files += [
-            {"name": entry["name"], "records": entry["records"], "rejected": entry["inspection"]["rejected"]}
+            {
+                "name": storage.original_name(entry["name"]),
+                "records": entry["records"],
+                "rejected": entry["inspection"]["rejected"],
+            }
             for entry in storage.read_json(str(path))["files"]
         ]
     staged = {path.name for path in place.root.glob("local_output/sales/*.csv")}
     if staged != {file["name"] for file in files}:
         violations.append(f"landed: {sorted(file['name'] for file in files)} of {sorted(staged)}")
+    landed = {
+        (storage.original_name(path.name), path.read_bytes())
+        for path in place.root.glob("datalake/bronze/sales/**/*.csv")
+    }
     for path in place.root.glob("local_output/sales/*.csv"):
-        if not any(
-            found.read_bytes() == path.read_bytes()
-            for found in place.root.glob(f"datalake/bronze/sales/**/{glob.escape(path.name)}")
-        ):
+        if (path.name, path.read_bytes()) not in landed:
             violations.append(f"{path.name} is not in bronze byte for byte")
     footers = [storage.read_footer(str(path)) for path in place.root.glob("datalake/silver/sales/**/*.parquet")]
     rows = duplicates = 0
@@ -225,7 +229,7 @@ def account(root: str, with_text: bool = False) -> dict[str, Any]:
         columns = pq.ParquetFile(path).read().to_pydict()
         rows += len(columns["sale_id"])
         for number, source in enumerate(columns["source_file"] if with_text else ()):
-            text.setdefault(source.rpartition("/")[2], []).append(
+            text.setdefault(storage.original_name(source.rpartition("/")[2]), []).append(
                 " ".join(str(values[number]) for values in columns.values())
             )
     duplicates = sum(footer["duplicates"] for footer in footers)
