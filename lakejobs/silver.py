@@ -201,14 +201,16 @@ def sources(state: DomainState, dates: list[dt.date]) -> list[tuple[CsvFile, dic
 def why_rebuilt(state: DomainState, dates: list[dt.date]) -> dict[str, list[dt.date]]:
     """Which partitions are rebuilt for another reason than their input, by that reason in words."""
     found: dict[str, list[dt.date]] = {}
+    difference = None
     for date in dates:
         if footer := state.silver.get(date):
             if footer.get("version") != lineage.SILVER_VERSION:
                 found.setdefault("an earlier version of lakejobs made them", []).append(date)
             elif footer["rules"] != state.made_by.rules_hash or footer["warnings"] != state.made_by.warnings_hash:
-                old = storage.read_footer(state.lake.silver(state.domain, date)) if not found else None
-                reason = state.made_by.difference(old["lineage"]) if old else next(iter(found))
-                found.setdefault(reason, []).append(date)
+                # Told by the first of them: rules change for all at once.
+                if difference is None and (old := storage.read_footer(state.lake.silver(state.domain, date))):
+                    difference = state.made_by.difference(old["lineage"])
+                found.setdefault(difference or "its rules changed", []).append(date)
     return found
 
 
