@@ -21,12 +21,13 @@ import luigi
 from lakejobs import lake as storage
 from lakejobs import lineage, records
 from lakejobs.console import LakeError, Report, counted, few, log, report, span, tell
-from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import CsvFile, match
 from lakejobs.lake import File
 from lakejobs.lineage import DomainState
 from lakejobs.loading import Loaded
+from lakejobs.model import Domain
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
+from lakejobs.project import domains
 from lakejobs.runs import LakeTask
 
 NOTHING: dict[str, Any] = {"staged": {}, "files": []}
@@ -81,7 +82,7 @@ class BronzeTarget(luigi.Target):
 
 def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
     """Copy what is staged for some dates, look at what is new there, write the manifests. Returns what was done."""
-    domain = DOMAINS[state.domain]
+    domain = domains()[state.domain]
     deliveries, troubles = Deliveries(state), []
     staged: dict[dt.date, dict[str, Any]] = {}
     inspected: dict[str, records.Inspection] = {}  # of files that landed just now, by their path in bronze
@@ -348,7 +349,7 @@ def inspect(source: BinaryIO, domain: Domain) -> records.Inspection:
         return inspection
     reason = f"it has no column {' and no column '.join(missing)}, which every record of {domain.name} needs"
     header = {name.casefold() for name in inspection.header}
-    for other in DOMAINS.values():
+    for other in domains().values():
         if other is not domain and {other.key, *other.columns} <= header:
             reason += f"; it looks like a file of {other.name}"
             break

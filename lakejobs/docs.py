@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
 from lakejobs.console import log, span
-from lakejobs.domains import DOMAINS
 from lakejobs.lake import Lake
+from lakejobs.project import domains
 from lakejobs.quality import Rule, Validation
 from lakejobs.transform import MALFORMED, OUT_OF_RANGE, TYPE
 
@@ -173,7 +173,7 @@ def render_page(result: Any, batch: Mapping[str, Any]) -> str:
 
 def render_index(lake: Lake, changed: str | None = None) -> str:
     """The site's first page: every kept validation, the newest first. `changed`: the domain whose lock is held."""
-    batches = [batch for domain in DOMAINS for batch in kept(lake, domain, remember=domain == changed)]
+    batches = [batch for domain in domains() for batch in kept(lake, domain, remember=domain == changed)]
     batches.sort(key=lambda batch: str(batch["validated_at"]), reverse=True)
     return environment().get_template("docs_index.html").render(batches=batches, style=style())
 

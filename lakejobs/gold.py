@@ -22,10 +22,10 @@ from lakejobs import docs, lineage
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, counted, tell
-from lakejobs.domains import DOMAINS
 from lakejobs.engine import DuckDB
 from lakejobs.lineage import DomainState
 from lakejobs.parameters import NameParameter
+from lakejobs.project import domains
 from lakejobs.runs import LakeTask
 from lakejobs.silver import BOOKKEEPING, DomainSilver
 
@@ -94,7 +94,7 @@ def parse_tables(sql: tuple[tuple[str, str], ...]) -> tuple[dict[str, Table], di
         else:
             broken[name] = f"sql/gold/{name}.sql does not begin with the lines '-- grain: …' and '-- source: …'"
     made: dict[str, Table] = {}
-    while ready := [table for table in found.values() if table.source in DOMAINS or table.source in made]:
+    while ready := [table for table in found.values() if table.source in domains() or table.source in made]:
         made |= {table.name: found.pop(table.name) for table in ready}
     for table in found.values():
         broken[table.name] = (
@@ -105,12 +105,12 @@ def parse_tables(sql: tuple[tuple[str, str], ...]) -> tuple[dict[str, Table], di
 
 def domain_of(table: Table) -> str:
     """The domain a table is made from, directly or by way of other tables."""
-    return table.source if table.source in DOMAINS else domain_of(tables()[table.source])
+    return table.source if table.source in domains() else domain_of(tables()[table.source])
 
 
 class TableParameter(NameParameter):
     def __init__(self) -> None:
-        super().__init__("gold table", (name for name, _ in read_sql()))
+        super().__init__("gold table", lambda: (name for name, _ in read_sql()))
 
 
 class Gold(LakeTask):
@@ -123,7 +123,7 @@ class Gold(LakeTask):
         if self.table in broken_tables():
             return []
         source = tables()[self.table].source
-        return [DomainSilver(source)] if source in DOMAINS else [Gold(source)]
+        return [DomainSilver(source)] if source in domains() else [Gold(source)]
 
     def output(self) -> GoldTarget | list[GoldTarget]:
         return [] if self.table in broken_tables() else GoldTarget(self.table)
@@ -180,7 +180,7 @@ def newest_snapshot(state: DomainState, table: Table) -> tuple[str | None, dict[
 
 def inputs(state: DomainState, table: Table) -> dict[str, str]:
     """What a table is made from now: the identity of each silver partition by date, or of its source table."""
-    if table.source in DOMAINS:
+    if table.source in domains():
         return {date.isoformat(): footer["identity"] for date, footer in sorted(state.silver.items())}
     _, footer = newest_snapshot(state, tables()[table.source])
     return {table.source: footer["identity"]} if footer else {}
@@ -193,7 +193,7 @@ def identity(table: Table, made_from: dict[str, str]) -> str:
 
 def is_fresh(state: DomainState, table: Table) -> bool:
     """Whether the newest file of a table is whole and was made from its inputs as they are."""
-    if table.source not in DOMAINS and not is_fresh(state, tables()[table.source]):
+    if table.source not in domains() and not is_fresh(state, tables()[table.source]):
         return False
     names = snapshots(state, table)
     footer = state.footer(state.lake.gold(table.name, names[-1])) if names else None
@@ -211,7 +211,7 @@ def build(state: DomainState, table: Table) -> str:
     storage.sweep(directory)
     docs.sweep(state.lake, state.domain)
     with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
-        if table.is_daily and table.source in DOMAINS:
+        if table.is_daily and table.source in domains():
             changed = sorted(date for date in made_from if old.get(date) != made_from[date])
             carried = sorted(date for date in old if old[date] == made_from.get(date))
         else:
@@ -221,7 +221,7 @@ def build(state: DomainState, table: Table) -> str:
         stamp = f"timestamp '{now.replace(tzinfo=None)}' as generated_at"
         with _explained(table):
             engine.run(f"create temp table computed as select * from (\n{table.statement}\n) as computed")
-            if table.is_daily and table.source in DOMAINS:
+            if table.is_daily and table.source in domains():
                 _check_dates(state, table, changed, engine)
         query = f"select *, {stamp} from computed"
         if carried and before:
@@ -290,7 +290,7 @@ def _refuse_other_dates(table: Table, rows: str, dates: list[str], engine: DuckD
 
 def _read_source(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:
     """Make the table's source readable under its name: the valid silver rows of some dates, or another table."""
-    if table.source not in DOMAINS:
+    if table.source not in domains():
         newest, _ = newest_snapshot(state, tables()[table.source])
         if newest is None:
             raise LakeError(f"gold table {table.name} reads {table.source}, which has no snapshot")
@@ -306,7 +306,7 @@ def _read_source(state: DomainState, table: Table, dates: list[str], engine: Duc
 def empty_row(domain: str) -> str:
     """A domain's columns, typed, for a table without rows."""
     types = {"text": "string", "integer": "bigint", "number": "double", "timestamp": "timestamp"}
-    columns = {name: types[kind] for name, kind in DOMAINS[domain].columns.items()} | BOOKKEEPING
+    columns = {name: types[kind] for name, kind in domains()[domain].columns.items()} | BOOKKEEPING
     return ", ".join(f"cast(null as {kind}) as {name}" for name, kind in columns.items())
 
 

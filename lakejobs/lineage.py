@@ -24,8 +24,9 @@ from typing import Any, BinaryIO
 from lakejobs import lake as storage
 from lakejobs import quality, transform
 from lakejobs.console import LakeError, counted, few, log
-from lakejobs.domains import DOMAINS, Domain
 from lakejobs.lake import File, Lake
+from lakejobs.model import Domain
+from lakejobs.project import domains
 from lakejobs.records import content_hash
 
 VERSION = 3
@@ -100,7 +101,7 @@ class DomainState:
     def rescan(self) -> None:
         """Look at bronze and silver again."""
         self.generation = generation(self.lake, self.domain)
-        domain = DOMAINS[self.domain]
+        domain = domains()[self.domain]
         self.made_by = MadeBy.of(domain)
         self.manifests = {}
         self.scan_hash = digest([VERSION, domain.key, domain.event_time, transform.partition_dates(domain)])
@@ -303,7 +304,7 @@ class DomainState:
             for name, notes in landing["notes"].items()
             if EMPTY in notes and self._is_still_there(date, name)
         ]
-        for column, why in needed_columns(DOMAINS[self.domain]).items() if lacking else ():
+        for column, why in needed_columns(domains()[self.domain]).items() if lacking else ():
             if files := lacking.get(column):
                 without = (
                     f"{files[-1]} has"
@@ -312,7 +313,7 @@ class DomainState:
                 )
                 said.append(f"{self.domain}: {without} no column {column}, {why}")
         # The staging directory is all domains'; one of them tells of it.
-        if self.domain == next(iter(DOMAINS)) and (strays := stray_names(self.lake)):
+        if self.domain == next(iter(domains())) and (strays := stray_names(self.lake)):
             said.append(f"{self.lake.staging}: left alone, for no domain has these names: {few(strays)}")
         return self.rejected + said
 
@@ -463,7 +464,7 @@ def state(domain: str) -> DomainState:
 def stray_names(lake: Lake) -> list[str]:
     """What is in the staging directory beside the domains' own: a misspelt domain, or a file of none."""
     found = [file.name for file in storage.files(lake.staging)] + storage.odd_entries(lake.staging)
-    return [name for name in found if name not in DOMAINS and not name.startswith((".", "_"))]
+    return [name for name in found if name not in domains() and not name.startswith((".", "_"))]
 
 
 _inherited: object = None

@@ -15,9 +15,9 @@ from typing import Any
 
 from lakejobs import lake as storage
 from lakejobs import transform
-from lakejobs.domains import DOMAINS
 from lakejobs.engine import CsvFile, DuckDB
 from lakejobs.lineage import DomainState
+from lakejobs.project import domains
 
 
 class Loaded:
@@ -29,7 +29,7 @@ class Loaded:
         """Read files, or of them only what belongs to the first … the last of two dates."""
         # What an earlier task has left is not worth the memory that this one may need.
         Loaded.forget()
-        domain = DOMAINS[state.domain]
+        domain = domains()[state.domain]
         self._by_content = _contents(files)
         self._typed = transform.typed_rows(domain)
         query = self._typed
@@ -67,7 +67,7 @@ class Loaded:
         return cls(state, files, dates)
 
     def _holds(self, state: DomainState, files: Sequence[CsvFile]) -> bool:
-        if self._typed != transform.typed_rows(DOMAINS[state.domain]):
+        if self._typed != transform.typed_rows(domains()[state.domain]):
             return False
         if not self._by_content.keys() >= _contents(files).keys():
             return False

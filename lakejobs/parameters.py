@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import luigi
 
 from lakejobs.console import LakeError
-from lakejobs.domains import DOMAINS
+from lakejobs.project import domains
 
 BATCH_FORMATS = ("%Y%m%d_%H%M%S", "%Y-%m-%dT%H%M%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 
 
 class NameParameter(luigi.Parameter[str]):
-    """One of a set of names."""
+    """One of the names that there are."""
 
-    def __init__(self, what: str, choices: Iterable[str]) -> None:
-        self.what, self.choices = what, sorted(choices)
-        super().__init__(description=f"One of {', '.join(self.choices)}.")
+    def __init__(self, what: str, choices: Callable[[], Iterable[str]]) -> None:
+        self.what, self.choices = what, choices
+        super().__init__(description=f"Name of a {what}.")
 
     def normalize(self, value: str) -> str:
-        if value not in self.choices:
-            raise LakeError(f"there is no {self.what} {value!r}; there are {', '.join(self.choices)}")
+        # Asked late: which names there are is a setting, and this object is made before settings are read.
+        if value not in (names := sorted(self.choices())):
+            raise LakeError(f"there is no {self.what} {value!r}; there are {', '.join(names)}")
         return value
 
 
 class DomainParameter(NameParameter):
     def __init__(self) -> None:
-        super().__init__("domain", DOMAINS)
+        super().__init__("domain", domains)
 
 
 class DateParameter(luigi.DateParameter):

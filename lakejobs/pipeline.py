@@ -11,9 +11,9 @@ from lakejobs import lineage, report
 from lakejobs.bronze import Bronze
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError
-from lakejobs.domains import DOMAINS
 from lakejobs.gold import Gold, broken_tables, tables
 from lakejobs.parameters import BatchParameter, DomainParameter
+from lakejobs.project import domains
 from lakejobs.report import Report
 from lakejobs.runs import LakeTask
 from lakejobs.silver import DomainSilver
@@ -46,7 +46,7 @@ class GenerateAll(LakeTask, luigi.WrapperTask):
     batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
 
     def requires(self) -> list[luigi.Task]:
-        return [Generate(domain, self.batch) for domain in DOMAINS]
+        return [Generate(domain, self.batch) for domain in domains()]
 
 
 class EverythingTask(LakeTask, luigi.WrapperTask):
@@ -64,7 +64,7 @@ def refused() -> list[str]:
     """Rejected files, where these make a run fail."""
     if settings().rejected != "fail":
         return []
-    return [file for domain in DOMAINS for file in lineage.state(domain).rejected]
+    return [file for domain in domains() for file in lineage.state(domain).rejected]
 
 
 class BronzeAll(EverythingTask):
@@ -72,7 +72,7 @@ class BronzeAll(EverythingTask):
 
     def requires(self) -> list[luigi.Task]:
         return [
-            Bronze(domain, date.isoformat()) for domain in DOMAINS for date in lineage.state(domain).stale_landings()
+            Bronze(domain, date.isoformat()) for domain in domains() for date in lineage.state(domain).stale_landings()
         ]
 
 
@@ -80,7 +80,7 @@ class SilverAll(EverythingTask):
     """Every silver partition that is due, and everything below it."""
 
     def requires(self) -> list[luigi.Task]:
-        return [DomainSilver(domain) for domain in DOMAINS]
+        return [DomainSilver(domain) for domain in domains()]
 
 
 class GoldAll(EverythingTask):
@@ -88,7 +88,7 @@ class GoldAll(EverythingTask):
 
     def requires(self) -> list[luigi.Task]:
         names = [*tables(), *broken_tables()]
-        return [*(DomainSilver(domain) for domain in DOMAINS), *(Gold(table) for table in names), Report()]
+        return [*(DomainSilver(domain) for domain in domains()), *(Gold(table) for table in names), Report()]
 
     def complete(self) -> bool:
         # A domain that cannot be looked at fails by itself, and says why; the others are made all the same.

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, few
-from lakejobs.domains import DOMAINS, Domain
+from lakejobs.model import Domain
+from lakejobs.project import domains
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -121,7 +122,7 @@ def rule_hashes(domain: str) -> tuple[dict[str, str], dict[str, str]]:
     Never fails: a suite that cannot be loaded has one rule without a code, whose hash is the reason.
     """
     try:
-        rules = load_suite(DOMAINS[domain]).rules
+        rules = load_suite(domains()[domain]).rules
     except (LakeError, RecursionError) as error:
         return {"": f"broken: {error}"}, {}
     critical = {rule.code: rule.hash for rule in rules if rule.severity == "critical"}

@@ -21,11 +21,11 @@ import luigi
 from lakejobs import docs, lineage, quality
 from lakejobs import lake as storage
 from lakejobs.console import LakeError, counted, few, tell
-from lakejobs.domains import DOMAINS
 from lakejobs.engine import DuckDB, Engine, text
 from lakejobs.gold import Table, domain_of, is_fresh, newest_snapshot, tables
 from lakejobs.lake import Lake
 from lakejobs.lineage import DomainState
+from lakejobs.project import domains
 from lakejobs.runs import LakeTask
 
 MOST_BARS = 60
@@ -131,7 +131,7 @@ def publish() -> bool:
 def look() -> dict[str, DomainState | LakeError]:
     """The state of every domain, or why it cannot be told."""
     states: dict[str, DomainState | LakeError] = {}
-    for domain in DOMAINS:
+    for domain in domains():
         try:
             states[domain] = lineage.state(domain)
         except LakeError as error:
@@ -274,7 +274,7 @@ def _by_period(
 def _reason(domain: str) -> str | None:
     """Why a domain is behind, where its rules are to blame; the log of the run has every other reason."""
     try:
-        quality.load_suite(DOMAINS[domain])
+        quality.load_suite(domains()[domain])
     except LakeError as error:
         return str(error)
     return None
@@ -313,7 +313,7 @@ def failing_rules(states: Iterable[DomainState]) -> list[dict[str, Any]]:
 
 def _rule_notes(domain: str) -> dict[str, str]:
     try:
-        rules = quality.load_suite(DOMAINS[domain]).rules
+        rules = quality.load_suite(domains()[domain]).rules
     except LakeError:
         return {}
     notes = {rule.code: rule.content.get("notes") or "" for rule in rules}

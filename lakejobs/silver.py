@@ -20,11 +20,12 @@ from lakejobs import bronze, docs, lineage, quality, transform
 from lakejobs import lake as storage
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, Report, counted, few, log, report, span, tell
-from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import CsvFile, DuckDB, text
 from lakejobs.lineage import DomainState
 from lakejobs.loading import Loaded
+from lakejobs.model import Domain
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
+from lakejobs.project import domains
 from lakejobs.runs import LakeTask
 
 WRITERS = 4
@@ -94,7 +95,7 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
             return False
         # A broken suite is to be noticed before the next delivery needs it.
         with contextlib.suppress(LakeError):
-            return bool(quality.load_suite(DOMAINS[self.domain]))
+            return bool(quality.load_suite(domains()[self.domain]))
         return False
 
     def run(self) -> Any:
@@ -102,7 +103,7 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
             # It takes a second or two, and there will be something to validate.
             quality.import_in_background()
         yield [bronze.Bronze(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_landings()]
-        quality.load_suite(DOMAINS[self.domain])
+        quality.load_suite(domains()[self.domain])
         yield [Silver(self.domain, date.isoformat()) for date in lineage.state(self.domain).stale_dates()]
 
 
@@ -128,7 +129,7 @@ def build(state: DomainState, dates: list[dt.date], report: Report) -> tuple[str
     Returns what was done, and the path of the Data Docs page about it. Raises LakeError where rules withhold a
     partition, once all others are published.
     """
-    domain = DOMAINS[state.domain]
+    domain = domains()[state.domain]
     suite = quality.load_suite(domain)
     find_manifests(state, dates, report)
     wanted = [date for date in dates if state.expected(date)]
@@ -252,7 +253,7 @@ def validate(
     state: DomainState, suite: quality.Suite, dates: list[dt.date], engine: DuckDB, report: Report
 ) -> quality.Validation:
     """Let Great Expectations judge the kept rows, malformed lines apart: those have nothing to judge."""
-    validation = quality.Validation(suite, DOMAINS[state.domain])
+    validation = quality.Validation(suite, domains()[state.domain])
     records, done = sum(state.records(date) for date in dates), 0
 
     judged = "from kept where not is_malformed"

@@ -16,8 +16,9 @@ import luigi
 
 from lakejobs import lake as storage
 from lakejobs.console import LakeError, counted, report, tell
-from lakejobs.domains import DOMAINS, Domain
+from lakejobs.model import Domain
 from lakejobs.parameters import BatchParameter, DomainParameter
+from lakejobs.project import domains
 from lakejobs.runs import LakeTask
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Staging(LakeTask):
     rows = luigi.OptionalIntParameter(default=None, description="Rows to draw; a domain has its own usual number.")
 
     def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(storage.current().staged(self.domain, DOMAINS[self.domain].prefix, self.batch))
+        return luigi.LocalTarget(storage.current().staged(self.domain, domains()[self.domain].prefix, self.batch))
 
     def complete(self) -> bool:
         path = self.output().path
@@ -48,7 +49,7 @@ class Staging(LakeTask):
         }
 
     def run(self) -> None:
-        domain = DOMAINS[self.domain]
+        domain = domains()[self.domain]
         path = self.output().path
         rows = domain.rows if self.rows is None else self.rows
         if rows < 1:

@@ -15,9 +15,9 @@ from luigi.cmdline_parser import CmdlineParser
 from lakejobs import docs, lineage
 from lakejobs import lake as storage
 from lakejobs.console import counted
-from lakejobs.domains import DOMAINS
 from lakejobs.gold import domain_of, newest_snapshot, tables
 from lakejobs.lineage import DomainState
+from lakejobs.project import domains
 
 HEAD = 3
 LONGEST_PAGE = 1 << 30
@@ -97,7 +97,7 @@ def troubles(state: DomainState) -> list[str]:
 def main() -> None:
     with CmdlineParser.global_instance(["--module", "lakejobs", "GoldAll", *sys.argv[1:]]):
         lake = storage.current()
-        sys.stdout.write(show([lineage.DomainState(lake, domain) for domain in DOMAINS]) + "\n")
+        sys.stdout.write(show([lineage.DomainState(lake, domain) for domain in domains()]) + "\n")
 
 
 if __name__ == "__main__":

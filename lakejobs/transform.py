@@ -12,8 +12,9 @@ from typing import Any
 
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, few
-from lakejobs.domains import DOMAINS, Domain
 from lakejobs.engine import text
+from lakejobs.model import Domain
+from lakejobs.project import domains
 
 WHOLE = "^[+-]?0*[0-9]{1,15}([.]0*)?$"
 NUMBER = "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
@@ -179,8 +180,10 @@ def _typed(domain: Domain, value: str, kind: str) -> str:
 def _formats(domain: Domain) -> Sequence[str]:
     """The timestamp formats that are added for a domain."""
     added: Mapping[str, Sequence[str]] = settings().timestamp_formats
-    if unknown := [name for name in added if name not in DOMAINS]:
-        raise LakeError(f"[lake] timestamp_formats: there is no domain {few(unknown)}; there are {', '.join(DOMAINS)}")
+    if unknown := [name for name in added if name not in domains()]:
+        raise LakeError(
+            f"[lake] timestamp_formats: there is no domain {few(unknown)}; there are {', '.join(domains())}"
+        )
     return added.get(domain.name, ())
 
 

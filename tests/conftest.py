@@ -22,10 +22,11 @@ from luigi.task_register import Register
 import lakejobs
 from lakejobs import lake as storage
 from lakejobs import lineage
-from lakejobs.domains import DOMAINS
+from lakejobs.project import domains
 
 PROJECT = Path(__file__).parent.parent
 
+DOMAINS = domains()
 HEADERS = {name: ",".join(domain.columns) for name, domain in DOMAINS.items()}
 
 SALE = "{id},{time},C1,P1,Lamp,{category},{quantity},{price},{total},cash,{status}"

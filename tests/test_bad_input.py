@@ -12,12 +12,11 @@ import duckdb
 import luigi
 import pandas as pd
 import pytest
-from conftest import HEADERS, sale
+from conftest import DOMAINS, HEADERS, sale
 
 from lakejobs import Gold, gold, transform
 from lakejobs import lake as storage
 from lakejobs.console import LakeError
-from lakejobs.domains import DOMAINS
 
 
 def manifest(lake, date="2026-11-01", domain="sales"):

@@ -18,11 +18,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import PROJECT, LakeUnderTest, sale
+from conftest import DOMAINS, PROJECT, LakeUnderTest, sale
 
 from lakejobs import console, docs, lineage, quality, report, summary
 from lakejobs import lake as storage
-from lakejobs.domains import DOMAINS
 
 VISIT = "{id},2026-11-01T10:00:00,C1,V1,{type},P1,/,mobile"
 MOVE = "{id},2026-11-01T10:00:00,P1,{name},W1,{type},{quantity},2.00,S1"

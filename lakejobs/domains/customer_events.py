@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from lakejobs.domains.domain import Domain
+from lakejobs.model import Domain
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from lakejobs.domains.domain import Correction, Domain
+from lakejobs.model import Correction, Domain
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,12 +18,13 @@ from pathlib import Path
 import duckdb
 
 from lakejobs import staging
-from lakejobs.domains import DOMAINS
+from lakejobs.project import domains
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
 DAY = dt.datetime(2026, 3, 1, 12)  # noqa: DTZ001 - batches are UTC
 YEAR = 365
+DOMAINS = domains()
 REFERENCES = {"DuckDB": "bare_duckdb.py", "pandas": "plain_pandas.py"}
 
 

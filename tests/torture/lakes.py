@@ -35,14 +35,15 @@ import pandas  # noqa: F401 - so that forks need not
 import pyarrow.parquet as pq
 
 import lakejobs  # noqa: F401
-from lakejobs import docs, quality, staging
-from lakejobs.domains import DOMAINS, catalogue
+from lakejobs import docs, project, quality, staging
+from lakejobs.domains import catalogue
 
 quality.import_great_expectations()
 docs._view()
 docs.style()
 catalogue.products()
 
+DOMAINS = project.domains()
 HEADERS = {name: ",".join(domain.columns) for name, domain in DOMAINS.items()}
 NOTHING_TO_DO = "Did not run any tasks"
 NOT_COMPARED = ("processed_at", "generated_at")
