@@ -344,13 +344,13 @@ def inspect(source: BinaryIO, domain: Domain) -> records.Inspection:
     if inspection.rejected or not inspection.header:
         return inspection
     by_name, others = match(inspection.header, list(domain.columns))
-    missing = [name for name in (domain.key, domain.event_time) if name not in by_name]
+    missing = [name for name in dict.fromkeys((*domain.keys, domain.event_time)) if name not in by_name]
     if not missing:
         return inspection
     reason = f"it has no column {' and no column '.join(missing)}, which every record of {domain.name} needs"
     header = {name.casefold() for name in inspection.header}
     for other in domains().values():
-        if other is not domain and {other.key, *other.columns} <= header:
+        if other is not domain and {*other.columns} <= header:
             reason += f"; it looks like a file of {other.name}"
             break
     else:

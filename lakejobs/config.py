@@ -24,6 +24,14 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     root = luigi.Parameter(default="datalake", description="Directory of the lake.")
     staging = luigi.Parameter(default="local_output", description="Directory staged CSV files arrive in.")
     expectations = luigi.Parameter(default="expectations", description="Directory of the expectation suites.")
+    domains = luigi.Parameter(
+        default="lakejobs.domains",
+        description="Where the domains are: directories or importable packages, separated by commas.",
+    )
+    tables = luigi.Parameter(
+        default="lakejobs.sql.gold",
+        description="Where the gold tables are: directories or importable packages, separated by commas.",
+    )
     earliest_date = luigi.DateParameter(
         default=dt.date(1970, 1, 1), description="An event before this day has no usable timestamp."
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import importlib.resources
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,9 +24,10 @@ from lakejobs.console import LakeError, counted, tell
 from lakejobs.engine import DuckDB
 from lakejobs.lineage import DomainState
 from lakejobs.parameters import NameParameter
-from lakejobs.project import domains
+from lakejobs.project import domains, table_sources
 from lakejobs.runs import LakeTask
 from lakejobs.silver import BOOKKEEPING, DomainSilver
+from lakejobs.types import sql_type
 
 HEADER = re.compile(r"-- grain: (?P<grain>[a-z0-9_, ]+)\s*\n-- source: (?P<source>[a-z0-9_]+)\s*\n", re.IGNORECASE)
 # Quoted text is taken whole, so that nothing in it is taken for a comment.
@@ -47,6 +47,8 @@ class Table:
     source: str
     """A domain, whose valid silver rows the SQL reads under this name; or another gold table."""
     sql: str
+    path: str
+    """Of its SQL file, as messages have it."""
 
     @property
     def hash(self) -> str:
@@ -74,32 +76,39 @@ def broken_tables() -> dict[str, str]:
     return parse_tables(read_sql())[1]
 
 
-@cache
-def read_sql() -> tuple[tuple[str, str], ...]:
-    """Name and text of every SQL file."""
-    files = importlib.resources.files("lakejobs").joinpath("sql/gold").iterdir()
-    sql = {file.name.removesuffix(".sql"): file for file in files if file.name.endswith(".sql")}
-    return tuple((name, sql[name].read_text(encoding="utf-8")) for name in sorted(sql))
+def read_sql() -> tuple[tuple[str, str, str], ...]:
+    """Name, text and path of every SQL file."""
+    return table_sources()
 
 
-@cache
-def parse_tables(sql: tuple[tuple[str, str], ...]) -> tuple[dict[str, Table], dict[str, str]]:
+def parse_tables(sql: tuple[tuple[str, str, str], ...]) -> tuple[dict[str, Table], dict[str, str]]:
     """The tables that SQL files describe, and what is wrong with the others."""
-    found, broken = {}, {}
-    for name, text in sql:
+    return _parse_tables(sql, frozenset(domains()))
+
+
+@cache
+def _parse_tables(
+    sql: tuple[tuple[str, str, str], ...], domains: frozenset[str]
+) -> tuple[dict[str, Table], dict[str, str]]:
+    found: dict[str, Table] = {}
+    broken: dict[str, str] = {}
+    paths: dict[str, str] = {}
+    for name, text, path in sql:
+        if (first := paths.setdefault(name, path)) != path:
+            found.pop(name, None)
+            broken[name] = f"{first} and {path} are both the gold table {name}; rename one of them"
+            continue
         header = HEADER.match(text)
         if header:
             grain = tuple(column.strip().lower() for column in header["grain"].split(","))
-            found[name] = Table(name, grain, header["source"].lower(), text)
+            found[name] = Table(name, grain, header["source"].lower(), text, path)
         else:
-            broken[name] = f"sql/gold/{name}.sql does not begin with the lines '-- grain: …' and '-- source: …'"
+            broken[name] = f"{path} does not begin with the lines '-- grain: …' and '-- source: …'"
     made: dict[str, Table] = {}
-    while ready := [table for table in found.values() if table.source in domains() or table.source in made]:
+    while ready := [table for table in found.values() if table.source in domains or table.source in made]:
         made |= {table.name: found.pop(table.name) for table in ready}
     for table in found.values():
-        broken[table.name] = (
-            f"sql/gold/{table.name}.sql: its source {table.source} is neither a domain nor a gold table that works"
-        )
+        broken[table.name] = f"{table.path}: its source {table.source} is neither a domain nor a gold table that works"
     return made, broken
 
 
@@ -110,7 +119,7 @@ def domain_of(table: Table) -> str:
 
 class TableParameter(NameParameter):
     def __init__(self) -> None:
-        super().__init__("gold table", lambda: (name for name, _ in read_sql()))
+        super().__init__("gold table", lambda: (name for name, _, _ in read_sql()))
 
 
 class Gold(LakeTask):
@@ -266,7 +275,7 @@ def _explained(table: Table) -> Iterator[None]:
         raise
     except duckdb.Error as error:
         said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error).strip())
-        raise LakeError(f"sql/gold/{table.name}.sql: {' '.join(said.split())}") from error
+        raise LakeError(f"{table.path}: {' '.join(said.split())}") from error
 
 
 def _check_dates(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:
@@ -283,7 +292,7 @@ def _refuse_other_dates(table: Table, rows: str, dates: list[str], engine: DuckD
     known = "".join(f" and date <> date '{date}'" for date in dates)
     for (other,) in engine.rows(f"select date from {rows} as computed where date is null or (true{known}) limit 1"):
         raise LakeError(
-            f"sql/gold/{table.name}.sql: it counts events of {dates[-1]} to {other}, but the date in a grain is the "
+            f"{table.path}: it counts events of {dates[-1]} to {other}, but the date in a grain is the "
             "UTC day of the event. Name that column otherwise, such as week; then the table is computed whole."
         )
 
@@ -305,8 +314,7 @@ def _read_source(state: DomainState, table: Table, dates: list[str], engine: Duc
 
 def empty_row(domain: str) -> str:
     """A domain's columns, typed, for a table without rows."""
-    types = {"text": "string", "integer": "bigint", "number": "double", "timestamp": "timestamp"}
-    columns = {name: types[kind] for name, kind in domains()[domain].columns.items()} | BOOKKEEPING
+    columns = {name: sql_type(kind) for name, kind in domains()[domain].columns.items()} | BOOKKEEPING
     return ", ".join(f"cast(null as {kind}) as {name}" for name, kind in columns.items())
 
 

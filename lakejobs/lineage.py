@@ -26,7 +26,7 @@ from lakejobs import quality, transform
 from lakejobs.console import LakeError, counted, few, log
 from lakejobs.lake import File, Lake
 from lakejobs.model import Domain
-from lakejobs.project import domains
+from lakejobs.project import broken_domains, domains
 from lakejobs.records import content_hash
 
 VERSION = 3
@@ -448,6 +448,8 @@ _states: dict[str, tuple[object, DomainState]] = {}
 
 def state(domain: str) -> DomainState:
     """The state of a domain of the current lake, looked at once a run and again when another one published."""
+    if domain in broken_domains():
+        raise LakeError(broken_domains()[domain])
     run = _run()
     known_run, known = _states.get(domain, (None, None))
     if known is None or known_run is not run or run is None:
@@ -464,7 +466,11 @@ def state(domain: str) -> DomainState:
 def stray_names(lake: Lake) -> list[str]:
     """What is in the staging directory beside the domains' own: a misspelt domain, or a file of none."""
     found = [file.name for file in storage.files(lake.staging)] + storage.odd_entries(lake.staging)
-    return [name for name in found if name not in domains() and not name.startswith((".", "_"))]
+    return [
+        name
+        for name in found
+        if name not in domains() and name not in broken_domains() and not name.startswith((".", "_"))
+    ]
 
 
 _inherited: object = None

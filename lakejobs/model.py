@@ -6,13 +6,23 @@ import datetime as dt
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
-ColumnType = Literal["text", "integer", "number", "timestamp"]
-"""text: as delivered. integer: whole, under 10^15. number: finite, under 10^15. timestamp: UTC, microseconds."""
+TYPES = {
+    "text": "as delivered",
+    "integer": "whole, under 10^15",
+    "number": "finite, under 10^15, a double",
+    "decimal(p, s)": "exact, p digits in all, s of them behind the point",
+    "boolean": "true or false, t or f, yes or no, 1 or 0, in any case",
+    "date": "YYYY-MM-DD",
+    "timestamp": "UTC, microseconds",
+}
+DECIMAL = re.compile(r"decimal\( *([0-9]{1,2}) *, *([0-9]{1,2}) *\)")
+MOST_DIGITS = 38
+"""Of a decimal: what Parquet, DuckDB and Spark can hold."""
 
 
 # Columns and tables of the lake's own on the way from bronze to gold, and words that SQL reserves.
@@ -30,6 +40,37 @@ RESERVED = """
     session_user set show some summarize symmetric table then to trailing true union unique unknown unpivot update
     user using variadic when where window with within
 """
+
+
+class Column(str):
+    """A column's type, and what the column means: `Column("integer", "pieces, never negative")`.
+
+    It is the type's name, so a column that needs no description is declared by that alone: `"integer"`.
+    """
+
+    description: str
+    digits: int
+    """Of a decimal, in all; 0 otherwise."""
+    scale: int
+    """Of a decimal, the digits behind the point."""
+
+    def __new__(cls, kind: str, description: str = "") -> Column:
+        decimal = DECIMAL.fullmatch(kind)
+        digits, scale = (int(decimal[1]), int(decimal[2])) if decimal else (0, 0)
+        column = super().__new__(cls, f"decimal({digits},{scale})" if decimal else kind)
+        column.description, column.digits, column.scale = description, digits, scale
+        return column
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the type, or None."""
+        if self.startswith("decimal(") and self.digits:
+            if not 1 <= self.digits <= MOST_DIGITS or self.scale > self.digits:
+                return f"{self} needs 1 to {MOST_DIGITS} digits, and no more of them behind the point than in all"
+            return None
+        if self in TYPES and not self.startswith("decimal"):
+            return None
+        return f"{str(self)!r} is not a type; there are {', '.join(TYPES)}"
 
 
 @dataclass(frozen=True)
@@ -52,31 +93,47 @@ class Correction:
         return f"{self.column}_difference"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Domain:
     """One fact table. Grain of its silver rows: one per `key` and UTC date of `event_time`."""
 
     name: str
-    prefix: str
-    """Staged files are named `<prefix>_YYYYMMDD_HHMMSS.csv`."""
-    columns: Mapping[str, ColumnType]
-    key: str
+    columns: Mapping[str, str]
+    """Type by name, see `TYPES`; a `Column` is a type with a description."""
+    key: str | tuple[str, ...]
+    """The column, or the columns together, that tell rows apart. Rows without any part of it are never merged."""
     event_time: str
-    rows: int
+    """The column, a timestamp, that decides which day a row belongs to."""
+    description: str = ""
+    prefix: str = ""
+    """Generated files are named `<prefix>_YYYYMMDD_HHMMSS.csv`; the name, where there is none."""
+    fake: Callable[[np.random.Generator, dt.datetime, int, int], dict[str, np.ndarray]] | None = None
+    """`fake(draw, batch, first, count)`: the batch's rows `first` … `first + count - 1` as text, '' where NULL. Without
+    it nothing can be generated."""
+    rows: int = 10
     """Rows of a generated batch."""
-    fake: Callable[[np.random.Generator, dt.datetime, int, int], dict[str, np.ndarray]]
-    """`fake(draw, batch, first, count)`: the batch's rows `first` … `first + count - 1` as text, '' where NULL."""
     corrections: tuple[Correction, ...] = ()
 
     def __post_init__(self) -> None:
-        named = [self.key, self.event_time]
+        columns = {name: kind if isinstance(kind, Column) else Column(kind) for name, kind in self.columns.items()}
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "prefix", self.prefix or self.name)
+        if not isinstance(self.key, str):
+            # One column is one column, however it is written.
+            object.__setattr__(self, "key", self.key[0] if len(self.key) == 1 else tuple(self.key))
+        named = [*self.keys, self.event_time]
         for correction in self.corrections:
             named += [correction.column, *correction.operands]
         if unknown := [name for name in named if name not in self.columns]:
             raise ValueError(f"domain {self.name}: {', '.join(unknown)} not among its columns")
+        if not self.keys or len({*self.keys}) < len(self.keys):
+            raise ValueError(f"domain {self.name}: its key needs one column or more, each of them once")
         for name in [self.name, self.prefix, *self.columns]:
             if not re.fullmatch(r"[a-z]([a-z0-9_]*[a-z0-9])?", name):
                 raise ValueError(f"domain {self.name}: {name!r} is not a plain lower-case name")
+        for name, column in columns.items():
+            if column.problem:
+                raise ValueError(f"domain {self.name}, column {name}: {column.problem}")
         taken = {*OURS.split(), *RESERVED.split()} | {
             f"{name}_text" for name, kind in self.columns.items() if kind != "text"
         }
@@ -89,6 +146,18 @@ class Domain:
             )
         if self.columns[self.event_time] != "timestamp":
             raise ValueError(f"domain {self.name}: its event time {self.event_time} is not a timestamp")
+        for correction in self.corrections:
+            if not columns[correction.column].digits and columns[correction.column] != "number":
+                raise ValueError(f"domain {self.name}: {correction.column} is corrected, but no number or decimal")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns of the key."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    def column(self, name: str) -> Column:
+        """A column's type and description."""
+        return Column(self.columns[name], getattr(self.columns[name], "description", ""))
 
     @property
     def rule_columns(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from lakejobs.config import lake as settings
 from lakejobs.console import LakeError
 from lakejobs.gold import Gold, broken_tables, tables
 from lakejobs.parameters import BatchParameter, DomainParameter
-from lakejobs.project import domains
+from lakejobs.project import broken_domains, domains
 from lakejobs.report import Report
 from lakejobs.runs import LakeTask
 from lakejobs.silver import DomainSilver
@@ -41,16 +41,17 @@ class Generate(LakeTask, luigi.WrapperTask):
 
 
 class GenerateAll(LakeTask, luigi.WrapperTask):
-    """One generated batch of every domain."""
+    """One generated batch of every domain that has fake rows."""
 
     batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
 
     def requires(self) -> list[luigi.Task]:
-        return [Generate(domain, self.batch) for domain in domains()]
+        return [Generate(name, self.batch) for name, domain in domains().items() if domain.fake]
 
 
 class EverythingTask(LakeTask, luigi.WrapperTask):
-    """All of a layer. Fails at its end where `[lake] rejected = fail` and there are rejected files."""
+    """All of a layer. Fails at its end where a domain's module is broken, or where `[lake] rejected = fail` and there
+    are rejected files."""
 
     def complete(self) -> bool:
         return not refused() and bool(super().complete())
@@ -61,10 +62,11 @@ class EverythingTask(LakeTask, luigi.WrapperTask):
 
 
 def refused() -> list[str]:
-    """Rejected files, where these make a run fail."""
+    """What makes a run fail although it has done all it could: broken domains, and rejected files where these do."""
+    broken = list(broken_domains().values())
     if settings().rejected != "fail":
-        return []
-    return [file for domain in domains() for file in lineage.state(domain).rejected]
+        return broken
+    return broken + [file for domain in domains() for file in lineage.state(domain).rejected]
 
 
 class BronzeAll(EverythingTask):
@@ -80,7 +82,7 @@ class SilverAll(EverythingTask):
     """Every silver partition that is due, and everything below it."""
 
     def requires(self) -> list[luigi.Task]:
-        return [DomainSilver(domain) for domain in domains()]
+        return [DomainSilver(domain) for domain in {**domains(), **broken_domains()}]
 
 
 class GoldAll(EverythingTask):
@@ -88,7 +90,8 @@ class GoldAll(EverythingTask):
 
     def requires(self) -> list[luigi.Task]:
         names = [*tables(), *broken_tables()]
-        return [*(DomainSilver(domain) for domain in domains()), *(Gold(table) for table in names), Report()]
+        names_of_domains = {**domains(), **broken_domains()}
+        return [*(DomainSilver(domain) for domain in names_of_domains), *(Gold(table) for table in names), Report()]
 
     def complete(self) -> bool:
         # A domain that cannot be looked at fails by itself, and says why; the others are made all the same.

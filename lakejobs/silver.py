@@ -25,7 +25,7 @@ from lakejobs.lineage import DomainState
 from lakejobs.loading import Loaded
 from lakejobs.model import Domain
 from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
-from lakejobs.project import domains
+from lakejobs.project import broken_domains, domains
 from lakejobs.runs import LakeTask
 
 WRITERS = 4
@@ -90,6 +90,8 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
     priority = 2
 
     def complete(self) -> bool:
+        if self.domain in broken_domains():
+            return False
         state = lineage.state(self.domain)
         if state.stale_landings() or state.stale_dates():
             return False
@@ -99,6 +101,8 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
         return False
 
     def run(self) -> Any:
+        if self.domain in broken_domains():
+            raise LakeError(broken_domains()[self.domain])
         if multiprocessing.parent_process() is None:
             # It takes a second or two, and there will be something to validate.
             quality.import_in_background()
@@ -229,8 +233,10 @@ def select_dates(dates: list[dt.date], engine: DuckDB) -> None:
 
 
 def deduplicate(domain: Domain, engine: DuckDB) -> None:
-    """Make the relations `superseded` (row_number_, partition_date) and `kept`. Rows without a key are never merged."""
-    key = domain.key
+    """Make the relations `superseded` (row_number_, partition_date) and `kept`. Rows that lack any part of the key are
+    never merged."""
+    key = ", ".join(domain.keys)
+    has_key = " and ".join(f"{name} is not null" for name in domain.keys)
     (rows,) = engine.rows("select count(*) from typed")[0]
     lots = 1 + rows // (KEYS_AT_ONCE * settings().chunk_rows)
     engine.run("create temp table superseded as select row_number_, partition_date from typed limit 0")
@@ -239,7 +245,7 @@ def deduplicate(domain: Domain, engine: DuckDB) -> None:
         # Sorting only keys that repeat: hardly any do.
         engine.run(
             f"create or replace temp table repeated as select partition_date, {key} from typed "
-            f"where {key} is not null{some} group by partition_date, {key} having count(*) > 1"
+            f"where {has_key}{some} group by partition_date, {key} having count(*) > 1"
         )
         engine.run(f"insert into superseded {transform.superseded_rows(domain)}")
     (superseded,) = engine.rows("select count(*) from superseded")[0]
@@ -391,8 +397,10 @@ def failing_rows(
             given = {**typed, **docs.rescued_values(rescued), **docs.rescued_values(corrections)}
             examples.setdefault(about, []).append(
                 {
-                    "key": None if about == transform.MALFORMED else docs.shown(given[domain.key]),
-                    "values": {name: docs.shown(given.get(name)) for name in names if name != domain.key},
+                    "key": None
+                    if about == transform.MALFORMED
+                    else " / ".join(docs.shown(given[name]) for name in domain.keys),
+                    "values": {name: docs.shown(given.get(name)) for name in names if name not in domain.keys},
                     "source_file": source_file,
                 }
             )

@@ -29,6 +29,7 @@ REPEATED = 0.05
 """Share of batches that end with a row that was there already."""
 LATE = 0.05
 """Share of batches with one row of an earlier day."""
+NO_FAKE = "{domain} has no fake rows: give its Domain a `fake` function to generate some, or deliver files of your own"
 
 
 class Staging(LakeTask):
@@ -50,6 +51,8 @@ class Staging(LakeTask):
 
     def run(self) -> None:
         domain = domains()[self.domain]
+        if domain.fake is None:
+            raise LakeError(NO_FAKE.format(domain=self.domain))
         path = self.output().path
         rows = domain.rows if self.rows is None else self.rows
         if rows < 1:
@@ -69,6 +72,8 @@ def write_batch(
     """Write the CSV file of a batch; returns its rows, the repeated one counted. `drawn` is told how many there are."""
     import numpy as np
 
+    if domain.fake is None:
+        raise LakeError(NO_FAKE.format(domain=domain.name))
     seed = [zlib.crc32(domain.name.encode()), int(batch.replace(tzinfo=dt.UTC).timestamp())]
     chance = np.random.default_rng(seed)
     late = int(chance.integers(0, rows)) if chance.random() < LATE else None

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lakejobs import types
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, few
 from lakejobs.engine import text
@@ -46,10 +47,16 @@ def typed_rows(domain: Domain) -> str:
     expected, wrong, difference = [], [], []
     for correction in domain.corrections:
         column = correction.column
-        product = f"cast({correction.expression} as double)"
-        expected.append(f"case when abs({product}) < {TOO_LARGE} then {product} end as {column}_expected")
+        reported_value, expected_value = column, f"{column}_expected"
+        if domain.columns[column] == "number":
+            product = f"cast({correction.expression} as double)"
+            expected.append(f"case when abs({product}) < {TOO_LARGE} then {product} end as {column}_expected")
+        else:
+            expected.append(f"try_cast({correction.expression} as {domain.columns[column]}) as {column}_expected")
+            # The difference of two large decimals may need a digit more than there are.
+            reported_value, expected_value = f"cast({column} as double)", f"cast({column}_expected as double)"
         # Rounded, because 0.01 apart is not quite 0.01 in binary fractions.
-        difference.append(f"round({column} - {column}_expected, 6) as {correction.difference}")
+        difference.append(f"round({reported_value} - {expected_value}, 6) as {correction.difference}")
         wrong.append(
             f"{column}_expected is not null and ({column} is null "
             f"or abs({correction.difference}) > {correction.tolerance}) as {column}_is_wrong"
@@ -93,12 +100,13 @@ def superseded_rows(domain: Domain) -> str:
 
     Within a date and key the row of the latest timestamp is kept, then of the later delivery, then of the later line.
     """
-    key = domain.key
+    keys = ", ".join(f"t.{key}" for key in domain.keys)
+    same = " and ".join(f"t.{key} = r.{key}" for key in domain.keys)
     return (
         "select row_number_, partition_date from ("
-        f"select t.row_number_, t.partition_date, row_number() over (partition by t.partition_date, t.{key} "
+        f"select t.row_number_, t.partition_date, row_number() over (partition by t.partition_date, {keys} "
         "order by t.event_time_ desc nulls last, t.file_number desc, t.row_number_ desc) as place "
-        f"from typed as t join repeated as r on t.partition_date = r.partition_date and t.{key} = r.{key}"
+        f"from typed as t join repeated as r on t.partition_date = r.partition_date and {same}"
         ") as ranked where place > 1"
     )
 
@@ -122,7 +130,7 @@ def hashes(domain: Domain) -> dict[str, str]:
     """Of all SQL that decides what stands in silver. They change with the domain's specification and with settings."""
     queries = {
         "typed": typed_rows(domain),
-        "superseded": f"{domain.key}\n{superseded_rows(domain)}",
+        "superseded": f"{', '.join(domain.keys)}\n{superseded_rows(domain)}",
         "judged": judged_rows(domain),
     }
     return {name: hashlib.sha256(query.encode()).hexdigest()[:32] for name, query in queries.items()}
@@ -174,6 +182,8 @@ def _typed(domain: Domain, value: str, kind: str) -> str:
     if kind == "number":
         number = f"try_cast({value} as double)"
         return f"case when regexp_like({value}, '{NUMBER}') and abs({number}) < {TOO_LARGE} then {number} end"
+    if kind != "timestamp":
+        return types.typed(value, kind)
     return _timestamp(value, _formats(domain))
 
 

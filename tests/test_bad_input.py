@@ -599,9 +599,8 @@ def add_table(monkeypatch):
     """Adds a gold table's SQL file to those there are."""
 
     def add(name: str, sql: str) -> None:
-        known = dict(gold.read_sql()) | {name: sql}
-        monkeypatch.setattr(gold, "read_sql", lambda: tuple(sorted(known.items())))
-        monkeypatch.setattr(Gold.table, "choices", sorted(known))
+        known = (*gold.read_sql(), (name, sql, f"sql/gold/{name}.sql"))
+        monkeypatch.setattr(gold, "read_sql", lambda: known)
 
     return add
 

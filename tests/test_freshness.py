@@ -42,7 +42,7 @@ def test_notes_and_layout_of_a_suite_rebuild_nothing(made):
 
 def test_comments_and_layout_of_sql_rebuild_nothing_and_all_else_does():
     def table(sql: str) -> str:
-        return gold.parse_tables((("t", f"-- grain: date\n-- source: sales\n{sql}"),))[0]["t"].hash
+        return gold.parse_tables((("t", f"-- grain: date\n-- source: sales\n{sql}", "t.sql"),))[0]["t"].hash
 
     plain = table("select cast(timestamp as date) as date, 'a  --b' as x from sales")
     assert plain == table(
@@ -56,8 +56,13 @@ def test_comments_and_layout_of_sql_rebuild_nothing_and_all_else_does():
     ):
         assert table(other) != plain
     assert table(r"select E'it\'s -- x' as date from sales") != table(r"select E'it\'s -- y' as date from sales")
-    other = gold.parse_tables((("t", "-- grain: date, x\n-- source: sales\nselect 1 from sales"),))[0]["t"].hash
-    assert other != gold.parse_tables((("t", "-- grain: date\n-- source: sales\nselect 1 from sales"),))[0]["t"].hash
+    other = gold.parse_tables((("t", "-- grain: date, x\n-- source: sales\nselect 1 from sales", "t.sql"),))[0][
+        "t"
+    ].hash
+    assert (
+        other
+        != gold.parse_tables((("t", "-- grain: date\n-- source: sales\nselect 1 from sales", "t.sql"),))[0]["t"].hash
+    )
 
 
 def test_a_changed_warning_rule_reports_anew_and_rebuilds_no_gold_table(made, caplog):

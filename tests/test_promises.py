@@ -220,9 +220,9 @@ def test_a_changed_table_sql_rebuilds_that_table_alone(lake, monkeypatch):
 
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
-    changed = dict(gold.read_sql())
+    changed = {name: sql for name, sql, _ in gold.read_sql()}
     changed["payment_method_summary"] = changed["payment_method_summary"].replace("count(*)", "count(*) + 100")
-    monkeypatch.setattr(gold, "read_sql", lambda: tuple(changed.items()))
+    monkeypatch.setattr(gold, "read_sql", lambda: tuple((*item, item[0]) for item in changed.items()))
     assert lake.run()
     assert lake.ran_names("Gold") == ["payment_method_summary"]
     assert lake.ran_names("Silver") == []
@@ -234,9 +234,10 @@ def test_a_changed_table_remakes_the_table_that_reads_it(lake, monkeypatch):
 
     lake.deliver("inventory", "inventory_20261101_120000.csv", "m1,2026-11-01,P1,Lamp,W1,inbound,3,1.00,S1")
     assert lake.run()
-    changed = dict(gold.read_sql())
+    changed = {name: sql for name, sql, _ in gold.read_sql()}
     twice = changed["inventory_movement_summary"].replace("sum(quantity)", "2 * sum(quantity)")
-    monkeypatch.setattr(gold, "read_sql", lambda: tuple((changed | {"inventory_movement_summary": twice}).items()))
+    changed["inventory_movement_summary"] = twice
+    monkeypatch.setattr(gold, "read_sql", lambda: tuple((*item, item[0]) for item in changed.items()))
     assert lake.run()
     assert lake.ran_names("Gold") == ["inventory_movement_summary", "inventory_net_position"]
     assert list(lake.gold("inventory_net_position")["net_position"]) == [6]
@@ -681,7 +682,7 @@ def test_days_may_be_named_in_any_order(lake):
 def test_a_domain_without_a_table_is_made_too(lake, monkeypatch):
     from lakejobs import gold
 
-    without = tuple((name, sql) for name, sql in gold.read_sql() if "source: sales" not in sql)
+    without = tuple(one for one in gold.read_sql() if "source: sales" not in one[1])
     monkeypatch.setattr(gold, "read_sql", lambda: without)
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
