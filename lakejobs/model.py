@@ -39,6 +39,8 @@ RESERVED = """
     null offset on only or order outer overlaps pivot placing primary qualify references returning right select semi
     session_user set show some summarize symmetric table then to trailing true union unique unknown unpivot update
     user using variadic when where window with within
+    asof at binary collation concurrently freeze glob ilike isnull notnull pivot_longer pivot_wider positional similar
+    tablesample unpack verbose
 """
 
 

@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lakejobs import frames
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, few
 from lakejobs.model import Domain
@@ -316,6 +317,16 @@ class Validation:
         dates: dt.date | pa.ChunkedArray[Any],
     ) -> None:
         """Judge the rows of a frame. `dates`: that of all of them, as they are a partition, or of each."""
+        for some, seen in frames.seen_by(rules, frame, self._domain):
+            self._judge(some, numbers, seen, dates)
+
+    def _judge(
+        self,
+        rules: list[Rule],
+        numbers: pa.ChunkedArray[Any],
+        frame: pd.DataFrame,
+        dates: dt.date | pa.ChunkedArray[Any],
+    ) -> None:
         import datetime as dt
 
         import numpy as np
@@ -542,7 +553,8 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool,
         raise LakeError(f"{where}: Great Expectations knows no expectation {rule.type!r}; check its spelling") from None
     content = {**rule.content, "meta": {**rule.content["meta"], "position": rule.position}}
     arguments = rule.content.get("kwargs") or {}
-    if domain.columns.get(arguments.get("column", "")) == "timestamp":
+    content["kwargs"] = arguments = frames.arguments(domain, arguments)
+    if domain.columns.get(arguments.get("column", "")) in ("timestamp", "date"):
         # A day is not to be compared with a moment, but its beginning is.
         content["kwargs"] = {name: _moment(value) for name, value in arguments.items()}
     # A suite drops what it cannot build and only logs why: take it one by one, and look whether it is there.

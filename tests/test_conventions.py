@@ -16,9 +16,9 @@ README = (PROJECT / "README.md").read_text()
 
 # Who may import whom: a module only those before it. `console` and `config` stand before all.
 ORDER = [
-    "console", "config", "model", "domains", "project", "lake", "records", "engine", "types", "transform", "quality",
-    "docs", "lineage", "loading", "parameters", "runs", "staging", "bronze", "silver", "gold", "report", "pipeline",
-    "summary", "__init__",
+    "console", "config", "model", "domains", "project", "lake", "records", "engine", "types", "transform", "frames",
+    "quality", "docs", "lineage", "loading", "parameters", "runs", "staging", "bronze", "silver", "gold", "report",
+    "pipeline", "summary", "__init__",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from lakejobs.model import Domain
+from lakejobs.model import Column, Domain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,16 +50,17 @@ def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) 
 
 DOMAIN = Domain(
     name="customer_events",
+    description="One row per thing that a visitor did in the shop.",
     prefix="events",
     columns={
-        "event_id": "text",
-        "timestamp": "timestamp",
-        "customer_id": "text",
-        "session_id": "text",
-        "event_type": "text",
-        "product_id": "text",
-        "page_url": "text",
-        "device_type": "text",
+        "event_id": Column("text", "the event's own number"),
+        "timestamp": Column("timestamp", "when it happened"),
+        "customer_id": Column("text", "who did it, where that is known"),
+        "session_id": Column("text", "the visit that it belongs to"),
+        "event_type": Column("text", "login, browse, add_to_cart, checkout or logout"),
+        "product_id": Column("text", "the product that it was about, if any"),
+        "page_url": Column("text", "the page that it happened on"),
+        "device_type": Column("text", "desktop, mobile or tablet"),
     },
     key="event_id",
     event_time="timestamp",

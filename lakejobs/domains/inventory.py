@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from lakejobs.model import Domain
+from lakejobs.model import Column, Domain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,17 +43,18 @@ def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) 
 
 DOMAIN = Domain(
     name="inventory",
+    description="One row per stock movement of a product in a warehouse.",
     prefix="inventory",
     columns={
-        "movement_id": "text",
-        "timestamp": "timestamp",
-        "product_id": "text",
-        "product_name": "text",
-        "warehouse_id": "text",
-        "movement_type": "text",
-        "quantity": "integer",
-        "unit_cost": "number",
-        "supplier_id": "text",
+        "movement_id": Column("text", "the movement's own number"),
+        "timestamp": Column("timestamp", "when it was booked"),
+        "product_id": Column("text", "what was moved"),
+        "product_name": Column("text", "its name at that time"),
+        "warehouse_id": Column("text", "where it was moved"),
+        "movement_type": Column("text", "inbound, outbound or adjustment"),
+        "quantity": Column("integer", "pieces moved"),
+        "unit_cost": Column("number", "of one piece, in the source's currency"),
+        "supplier_id": Column("text", "who delivers the product"),
     },
     key="movement_id",
     event_time="timestamp",

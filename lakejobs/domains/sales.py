@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from lakejobs.model import Correction, Domain
+from lakejobs.model import Column, Correction, Domain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,19 +47,20 @@ def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) 
 
 DOMAIN = Domain(
     name="sales",
+    description="One row per sale line.",
     prefix="sales",
     columns={
-        "sale_id": "text",
-        "timestamp": "timestamp",
-        "customer_id": "text",
-        "product_id": "text",
-        "product_name": "text",
-        "category": "text",
-        "quantity": "integer",
-        "unit_price": "number",
-        "total_amount": "number",
-        "payment_method": "text",
-        "status": "text",
+        "sale_id": Column("text", "the sale line's own number"),
+        "timestamp": Column("timestamp", "when it was sold"),
+        "customer_id": Column("text", "who bought"),
+        "product_id": Column("text", "what was sold"),
+        "product_name": Column("text", "its name at that time"),
+        "category": Column("text", "its category at that time"),
+        "quantity": Column("integer", "pieces sold"),
+        "unit_price": Column("number", "for one piece, in the source's currency"),
+        "total_amount": Column("number", "quantity × unit_price, to the cent"),
+        "payment_method": Column("text", "how it was paid"),
+        "status": Column("text", "completed, pending or refunded"),
     },
     key="sale_id",
     event_time="timestamp",

@@ -1,0 +1,515 @@
+"""A project of one's own: its domains and gold tables, the types it can use, the wheel, and the command `lakejobs`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import DOMAINS, LakeUnderTest, sale
+
+from lakejobs import lineage, project
+from lakejobs.gold import broken_tables, tables
+from lakejobs.model import Column, Domain
+
+LUIGI = Path(sys.executable).with_name("luigi")
+
+ORDERS = """\
+from lakejobs.model import Column, Domain
+
+DOMAIN = Domain(
+    name="orders",
+    columns={
+        "order_id": Column("text", "the shop's number"),
+        "line": "integer",
+        "timestamp": "timestamp",
+        "amount": "decimal(10, 2)",
+        "paid": "boolean",
+        "due": "date",
+    },
+    key=("order_id", "line"),
+    event_time="timestamp",
+)
+"""
+HEADER = "order_id,line,timestamp,amount,paid,due"
+BY_DAY = """\
+-- grain: date
+-- source: orders
+-- One row per UTC day.
+select cast(timestamp as date) as date, count(*) as lines, sum(amount) as amount from orders group by 1
+"""
+
+
+class Project(LakeUnderTest):
+    """A project in the working directory."""
+
+    def write(self, path: str, text: str) -> Path:
+        written = self.root / path
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(text)
+        return written
+
+    def suite(self, domain: str, *rules: dict[str, Any]) -> None:
+        self.write(f"expectations/{domain}.json", json.dumps({"name": domain, "expectations": rules}))
+
+    def rows(self, date: str, domain: str = "orders") -> pd.DataFrame:
+        return pd.read_parquet(self.partition(date, domain), partitioning=None)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [LUIGI, "--module", "lakejobs", *arguments, "--local-scheduler"],
+            cwd=self.root, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def shop(lake: LakeUnderTest, set_lake: Callable[..., None]) -> Project:
+    """A project with one domain, orders, and one gold table."""
+    made = Project(lake.root)
+    lake.__class__ = Project  # the fixture remembers the tasks that ran in it
+    made = lake
+    set_lake(domains="domains", tables="gold")
+    made.write("domains/orders.py", ORDERS)
+    made.write("gold/orders_by_day.sql", BY_DAY)
+    made.write("luigi.cfg", "[lake]\ndomains = domains\ntables = gold\n")
+    made.suite("orders")
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ domains and tables
+
+
+def test_the_domains_that_come_with_lakejobs_are_in_their_order():
+    assert list(project.domains()) == ["sales", "customer_events", "inventory"]
+    assert project.broken_domains() == {}
+    assert all(map(project.is_shipped, project.domains()))
+
+
+def test_a_project_has_domains_and_tables_of_its_own(shop):
+    assert list(project.domains()) == ["orders"]
+    assert not project.is_shipped("orders")
+    assert list(tables()) == ["orders_by_day"]
+    assert tables()["orders_by_day"].path == "gold/orders_by_day.sql"
+    shop.deliver("orders", "a_20261101_120000.csv", "o1,1,2026-11-01T10:00:00,1.10,yes,2026-12-01", header=HEADER)
+    assert shop.run()
+    assert shop.gold("orders_by_day").to_dict("records") == [
+        {"date": pd.Timestamp("2026-11-01"), "lines": 1, "amount": pytest.approx(1.1)}
+    ]
+    assert shop.run()
+    assert shop.ran == []
+
+
+def test_a_project_can_add_to_what_comes_with_lakejobs(shop, set_lake):
+    set_lake(domains="lakejobs.domains, domains", tables="lakejobs.sql.gold,./gold/")
+    assert list(project.domains()) == ["sales", "customer_events", "inventory", "orders"]
+    assert {"daily_sales_summary", "orders_by_day"} < set(tables())
+    assert broken_tables() == {}
+
+
+def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
+    shop.write("domains/_money.py", "AMOUNT = 'decimal(10, 2)'\n")
+    shop.write("domains/columns.py", "from _money import AMOUNT\n")
+    shop.write(
+        "domains/refunds.py", ORDERS.replace("orders", "refunds").replace("from", "from . import _money\nfrom", 1)
+    )
+    shop.write("domains/returns.py", ORDERS.replace("orders", "returns").replace("from", "import columns\nfrom", 1))
+    assert (list(project.domains()), project.broken_domains()) == (["orders", "refunds", "returns"], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import lakejobs\n\n1 / 0\n", "domains/broken.py, line 3: ZeroDivisionError: division by zero"),
+        ("DOMAIN = (\n", "domains/broken.py, line 1: '(' was never closed"),
+        ("import nothing_such\n", "domains/broken.py, line 1: ModuleNotFoundError: No module named 'nothing_such'"),
+        ("import _helper\n", "domains/_helper.py, line 1: NameError: name 'x' is not defined"),
+        ("raise SystemExit(0)\n", "domains/broken.py, line 1: SystemExit: 0"),
+        ("DOMAIN = 3\n", "domains/broken.py: DOMAIN is a int, and no lakejobs.model.Domain"),
+        (
+            ORDERS.replace('"line": "integer"', '"line": "whole"'),
+            "domains/broken.py, line 3: domain orders, column line: 'whole' is not a type; there are text, integer",
+        ),
+        (ORDERS.replace('    event_time="timestamp",\n', ""), "domains/broken.py, line 3: TypeError"),
+        (ORDERS, "domains/broken.py and domains/orders.py both define the domain orders; rename one of them"),
+    ],
+)
+def test_a_broken_module_fails_by_itself_and_says_where(shop, set_lake, caplog, text, message):
+    set_lake(domains="lakejobs.domains, domains", tables="lakejobs.sql.gold, gold")
+    if "_helper" in text:
+        shop.write("domains/_helper.py", "x\n")
+    shop.write("domains/broken.py", text)
+    shop.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert not shop.run()
+    assert [line for line in caplog.messages if message in line], caplog.text
+    assert "Traceback" not in caplog.text
+    assert len(shop.silver("sales")) == 1
+    assert len(shop.snapshots("daily_sales_summary")) == 1
+    caplog.clear()
+    for task in ("BronzeAll", "SilverAll"):
+        assert not shop.run(getattr(__import__("lakejobs"), task)()), task
+    assert "Traceback" not in caplog.text
+
+
+def test_a_broken_module_fails_the_command(shop):
+    shop.write("domains/broken.py", "\n\nnothing\n")
+    shop.deliver("orders", "a_20261101_120000.csv", "o1,1,2026-11-01T10:00:00,1.10,yes,2026-12-01", header=HEADER)
+    done = shop.command("GoldAll")
+    assert done.returncode == 30, done.stderr
+    assert "domains/broken.py, line 3: NameError: name 'nothing' is not defined" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(shop.snapshots("orders_by_day")) == 1
+    done = shop.command("Silver", "--domain", "broken", "--date", "2026-11-01")
+    assert done.returncode != 0
+    assert "domains/broken.py, line 3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["--lake-domains", "nowhere/at_all"],
+            "[lake] domains names the directory nowhere/at_all, which does not exist",
+        ),
+        (["--lake-domains", "nowhere"], "[lake] domains names nowhere, which is neither a directory in "),
+        (["--lake-domains", "no.where"], "[lake] domains names no.where, which is neither a directory in "),
+        (["--lake-tables", "json.tool"], "[lake] tables names json.tool, which is a module"),
+    ],
+)
+def test_a_place_that_is_not_there_is_said_in_a_sentence(shop, settings, message):
+    done = shop.command("GoldAll", *settings)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_tables_of_a_name_are_named_with_both_files(shop, set_lake):
+    shop.write("more/orders_by_day.sql", BY_DAY)
+    set_lake(tables="gold, more")
+    assert broken_tables() == {
+        "orders_by_day": "gold/orders_by_day.sql and more/orders_by_day.sql are both the gold table orders_by_day; "
+        "rename one of them"
+    }
+
+
+def test_without_fake_rows_nothing_is_generated(shop, set_lake):
+    done = shop.command("Generate", "--domain", "orders", "--Generate-batch", "20261101_120000")
+    assert done.returncode == 30
+    assert "orders has no fake rows: give its Domain a `fake` function" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = shop.command("GenerateAll", "--GenerateAll-batch", "20261101_120000")
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ keys and types
+
+
+def domain(**changes: Any) -> Domain:
+    return dataclasses.replace(DOMAINS["sales"], **changes)
+
+
+def test_a_domain_needs_little():
+    plain = Domain(name="taps", columns={"id": "text", "moment": "timestamp"}, key="id", event_time="moment")
+    assert (plain.prefix, plain.rows, plain.fake, plain.description) == ("taps", 10, None, "")
+    assert plain.column("id").description == ""
+
+
+def test_columns_have_descriptions():
+    described = domain(columns={**DOMAINS["sales"].columns, "note": Column("decimal( 5,2 )", "what it is about")})
+    assert described.columns["note"] == "decimal(5,2)"
+    assert described.column("note").description == "what it is about"
+    for shipped in DOMAINS.values():
+        assert shipped.description
+        assert all(shipped.column(name).description for name in shipped.columns)
+
+
+def test_words_that_sql_reserves_are_no_names():
+    words = duckdb.sql("select keyword_name from duckdb_keywords()").fetchall()
+    for (word,) in words:
+        try:
+            duckdb.sql(f"select a, {word}, b from (select 1 as a, 2 as {word}, 3 as b) as t where {word} is not null")
+        except duckdb.Error:
+            with pytest.raises(ValueError, match=word):
+                domain(columns={**DOMAINS["sales"].columns, word: "text"})
+
+
+@pytest.mark.parametrize("kind", ["decimal", "decimal(0,0)", "decimal(39,2)", "decimal(2,3)", "decimal(p, s)", "float"])
+def test_a_type_that_there_is_not_is_refused(kind):
+    with pytest.raises(ValueError, match="domain sales, column note: "):
+        domain(columns={**DOMAINS["sales"].columns, "note": kind})
+
+
+@pytest.mark.parametrize("key", [(), ("sale_id", "sale_id"), ("sale_id", "colour")])
+def test_a_key_that_cannot_be_is_refused(key):
+    with pytest.raises(ValueError, match="domain sales"):
+        domain(key=key)
+
+
+def test_rows_are_told_apart_by_the_whole_key(shop):
+    shop.deliver(
+        "orders",
+        "a_20261101_120000.csv",
+        "o1,1,2026-11-01T10:00:00,1,,",
+        "o1,2,2026-11-01T10:00:00,2,,",
+        "o2,1,2026-11-01T10:00:00,3,,",
+        "o1,1,2026-11-01T11:00:00,4,,",
+        "o3,,2026-11-01T10:00:00,5,,",
+        "o3,,2026-11-01T10:00:00,6,,",
+        ",1,2026-11-01T10:00:00,7,,",
+        ",1,2026-11-01T10:00:00,8,,",
+        header=HEADER,
+    )
+    assert shop.run()
+    assert sorted(map(int, shop.rows("2026-11-01")["amount"])) == [2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("missing", ["order_id", "line", "timestamp"])
+def test_a_file_without_a_part_of_the_key_is_rejected(shop, missing):
+    header = ",".join(name for name in HEADER.split(",") if name != missing)
+    shop.deliver("orders", "a_20261101_120000.csv", ",".join("1" * 5), header=header)
+    assert shop.run()
+    assert f"it has no column {missing}, which every record of orders needs" in lineage.state("orders").rejected[0]
+
+
+def test_a_page_tells_rows_by_their_whole_key(shop):
+    shop.suite(
+        "orders",
+        {
+            "type": "expect_column_values_to_not_be_null", "kwargs": {"column": "paid"}, "severity": "critical",
+            "meta": {"code": "NULL:paid"},
+        },
+    )  # fmt: skip
+    shop.deliver("orders", "a_20261101_120000.csv", "o17,3,2026-11-01T10:00:00,1,,", header=HEADER)
+    assert shop.run()
+    (stored,) = (shop.root / "datalake/quality/validations/orders").glob("orders_*.json")
+    (rule,) = json.loads(stored.read_text())["meta"]["lakejobs"]["rules"]
+    assert rule["examples"][0]["key"] == "o17 / 3"
+
+
+YES, NO, WRONG = True, False, "wrong"
+NINES = "9" * 28 + "." + "9" * 10
+VALUES: dict[str, list[tuple[str, Any]]] = {
+    "boolean": [
+        *((text, True) for text in ("true", "TRUE", "t", "T", "yes", "Yes", "1", " true ")),
+        *((text, False) for text in ("false", "False", "f", "no", "NO", "0")),
+        *((text, WRONG) for text in ("y", "n", "on", "2", "10", "truee", "1.0", "-1")),
+        ("", None),
+    ],
+    "date": [
+        ("2026-11-01", dt.date(2026, 11, 1)),
+        ("2024-02-29", dt.date(2024, 2, 29)),
+        ("0001-01-01", dt.date(1, 1, 1)),
+        ("9999-12-31", dt.date(9999, 12, 31)),
+        *(
+            (text, WRONG)
+            for text in (
+                "2026-02-29", "2026-1-1", "0000-01-01", "20261101", "2026-11-01T00:00:00", "11/01/2026", "2026-13-01",
+                "-2026-11-01", "2026-11-31", "10000-01-01", "infinity", "epoch",
+            )
+        ),
+        ("", None),
+    ],
+    "decimal(5,2)": [
+        *(
+            (text, Decimal(text))
+            for text in ("0", "1", "-1.5", "+1.25", "999.99", "-999.99", "5.", ".5", "-.05", "000999.99", "1.500000")
+        ),
+        ("0" * 60 + "1.5" + "0" * 60, Decimal("1.5")),
+        *((text, WRONG) for text in ("1000", "-1000", "1.005", "999.995", "1e2", "1,5", ".", "-", "1 0", "NaN", "0x1")),
+        ("", None),
+    ],
+    "decimal(2,2)": [("0.99", Decimal("0.99")), (".5", Decimal("0.5")), ("1", WRONG), ("0.999", WRONG)],
+    "decimal(3,0)": [("999", Decimal(999)), ("999.00", Decimal(999)), ("999.5", WRONG), ("1000", WRONG)],
+    "decimal(38,10)": [(NINES, Decimal(NINES)), ("-" + NINES, Decimal("-" + NINES)), ("1" + NINES, WRONG)],
+    "decimal(38,38)": [("0." + "9" * 38, Decimal("0." + "9" * 38)), ("1", WRONG), ("0." + "9" * 39, WRONG)],
+}  # fmt: skip
+ARROW = {"boolean": pa.bool_(), "date": pa.date32(), "decimal(5,2)": pa.decimal128(5, 2)}
+
+
+def one_column(kind: str) -> str:
+    return (
+        "from lakejobs.model import Domain\n\n"
+        f"DOMAIN = Domain(name='orders', columns={{'id': 'integer', 'moment': 'timestamp', 'seen': '{kind}'}}, "
+        "key='id', event_time='moment')\n"
+    )
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_values_at_the_edges_of_their_type(shop, kind):
+    shop.write("domains/orders.py", one_column(kind))
+    shop.write("gold/orders_by_day.sql", "-- grain: seen\n-- source: orders\nselect distinct seen from orders\n")
+    lines = [f'{n},2026-11-01,"{text}"' for n, (text, _) in enumerate(VALUES[kind])]
+    shop.deliver("orders", "a_20261101_120000.csv", *lines, header="id,moment,seen")
+    assert shop.run()
+    table = pq.ParquetFile(shop.partition("2026-11-01", "orders")).read()
+    digits = [int(n) for n in kind[8:-1].split(",")] if kind.startswith("decimal") else []
+    assert table.schema.field("seen").type == (pa.decimal128(*digits) if digits else ARROW[kind])
+    rows = {row["id"]: row for row in table.to_pylist()}
+    for number, (text, value) in enumerate(VALUES[kind]):
+        row = rows[number]
+        if value is WRONG:
+            assert row["seen"] is None, text
+            assert (row["is_valid"], row["validation_errors"]) == (False, "TYPE:seen"), text
+            assert json.loads(row["rescued_data"]) == {"seen": text}
+        else:
+            assert (row["seen"], row["is_valid"], row["rescued_data"]) == (value, True, None), text
+    # A lake that has lost its rows has tables of the same types.
+    (before,) = shop.snapshots("orders_by_day")
+    next((shop.root / "datalake/bronze/orders").glob("**/a_*.csv")).unlink()
+    next((shop.root / "local_output/orders").iterdir()).unlink()
+    assert shop.run()
+    _, after = shop.snapshots("orders_by_day")
+    assert len({pq.ParquetFile(path).schema_arrow.field("seen").type for path in (before, after)}) == 1
+
+
+def test_a_decimal_can_be_corrected(shop):
+    shop.write(
+        "domains/orders.py",
+        "from lakejobs.model import Correction, Domain\n\nDOMAIN = Domain(name='orders', columns={'id': 'integer', "
+        "'moment': 'timestamp', 'price': 'decimal(10,2)', 'pieces': 'integer', 'total': 'decimal(12,2)'}, key='id', "
+        "event_time='moment', corrections=(Correction(column='total', operands=('price', 'pieces'), "
+        "expression='price * pieces', tolerance=0.0),))\n",
+    )
+    shop.write(
+        "gold/orders_by_day.sql",
+        "-- grain: date\n-- source: orders\nselect date '2026-11-01' as date, sum(total) as t from orders\n",
+    )
+    lines = ["1,2026-11-01,0.10,3,0.30", "2,2026-11-01,0.10,3,0.31", "3,2026-11-01,0.10,3,", "4,2026-11-01,,3,5.00"]
+    shop.deliver("orders", "a_20261101_120000.csv", *lines, header="id,moment,price,pieces,total")
+    assert shop.run()
+    rows = shop.rows("2026-11-01").sort_values("id")
+    assert list(rows["total"]) == [Decimal("0.30")] * 3 + [Decimal("5.00")]
+    assert list(rows["corrections"].fillna("")) == ["", '{"total": "0.31"}', '{"total": null}', ""]
+
+
+# ------------------------------------------------------------------------------------------------ verdicts
+
+MEASURES = """\
+from lakejobs.model import Domain
+
+DOMAIN = Domain(
+    name="orders",
+    columns={
+        "id": "integer", "moment": "timestamp", "paid": "boolean", "due": "date", "amount": "decimal(12,2)",
+        "exact": "decimal(38,10)", "price": "number",
+    },
+    key="id",
+    event_time="moment",
+)
+"""
+# Numbers that no double holds, values that differ in digits that none has, and NULLs.
+LINES = [
+    "true,2026-11-01,1.10,1234567890123456789.0000000001,1.1",
+    "false,2026-11-02,1.09,1234567890123456789.0000000002,1.09",
+    ",,,,",
+    "true,2026-11-03,1.11,0.3,1.2",
+    "true,2026-11-04,2.20,0.1,2.2",
+    ",2026-11-04,-3.30,0.1,-3.3",
+    "false,0001-01-01,1.10,2.5,1.1",
+    ",9999-12-31,9999999999.99,-7,9999999999.99",
+]
+PAIRS = {"column_A": "amount", "column_B": "price", "ignore_row_if": "either_value_is_missing"}
+UNIQUE, NOT_NULL = "expect_column_values_to_be_unique", "expect_column_values_to_not_be_null"
+BETWEEN, IN_SET = "expect_column_values_to_be_between", "expect_column_values_to_be_in_set"
+D = dt.date
+VERDICTS: list[tuple[str, dict[str, Any], Callable[[pd.Series], pd.Series] | None]] = [
+    *((kind, {"column": column}, None) for column in ("paid", "due", "amount", "exact") for kind in (NOT_NULL, UNIQUE)),
+    (IN_SET, {"column": "paid", "value_set": [True]}, lambda v: v == True),  # noqa: E712
+    (IN_SET, {"column": "paid", "value_set": [True, False]}, lambda v: v.isin([True, False])),
+    (BETWEEN, {"column": "paid", "min_value": 1}, lambda v: v == True),  # noqa: E712
+    (IN_SET, {"column": "due", "value_set": ["2026-11-01", "2026-11-04"]}, lambda v: v.isin([D(2026, 11, 1), D(2026, 11, 4)])),
+    ("expect_column_values_to_not_be_in_set", {"column": "due", "value_set": ["9999-12-31"]}, lambda v: v != D(9999, 12, 31)),
+    (BETWEEN, {"column": "due", "min_value": "2026-11-02", "max_value": "2026-11-04"},
+     lambda v: v.between(D(2026, 11, 2), D(2026, 11, 4))),
+    (BETWEEN, {"column": "due", "max_value": "2026-11-02", "strict_max": True}, lambda v: v < D(2026, 11, 2)),
+    (IN_SET, {"column": "amount", "value_set": [1.1, "2.20", -3.3]},
+     lambda v: v.isin([Decimal("1.10"), Decimal("2.2"), Decimal("-3.3")])),
+    (BETWEEN, {"column": "amount", "min_value": 1.1, "max_value": 2.2}, lambda v: v.between(Decimal("1.1"), Decimal("2.2"))),
+    (BETWEEN, {"column": "amount", "min_value": 1.1, "strict_min": True}, lambda v: v > Decimal("1.1")),
+    (BETWEEN, {"column": "exact", "max_value": 0.3}, lambda v: v <= Decimal("0.3")),
+    (IN_SET, {"column": "exact", "value_set": [0.1, 0.3, 2.5]}, lambda v: v.isin([Decimal("0.1"), Decimal("0.3"), Decimal("2.5")])),
+    ("expect_column_values_to_match_regex", {"column": "amount", "regex": r"\.[0-9]0$"}, None),
+    ("expect_column_pair_values_to_be_equal", PAIRS, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows_in_a_piece", [2, 500_000])
+def test_verdicts_on_booleans_dates_and_decimals_are_right_in_pieces_and_whole(shop, set_lake, rows_in_a_piece):
+    from test_registry import plain
+
+    set_lake(chunk_rows=rows_in_a_piece)
+    shop.write("domains/orders.py", MEASURES)
+    shop.write("gold/orders_by_day.sql", BY_DAY.replace("timestamp as", "moment as"))
+    rules = [
+        {"type": kind, "kwargs": kwargs, "severity": "critical", "meta": {"code": f"R{number}"}}
+        for number, (kind, kwargs, _) in enumerate(VERDICTS)
+    ]
+    # The same rules with a share that has to pass are counted day by day.
+    rules += [
+        {**rule, "kwargs": {**rule["kwargs"], "mostly": 0.01}, "meta": {"code": f"M{number}"}}
+        for number, rule in enumerate(rules)
+    ]
+    shop.suite("orders", *rules)
+    lines = [f"{n},2026-11-01T10:00:00,{line}" for n, line in enumerate(LINES)]
+    shop.deliver("orders", "a_20261101_120000.csv", *lines, header="id,moment,paid,due,amount,exact,price")
+    assert shop.run()
+    rows = shop.rows("2026-11-01").sort_values("id").reset_index(drop=True)
+    codes = rows["validation_errors"].fillna("").str.split("; ")
+    for number, (kind, kwargs, passes) in enumerate(VERDICTS):
+        if passes:
+            values = rows[kwargs["column"]].dropna()
+            expected = list(values[~passes(values).astype(bool)].index)
+        elif "column" in kwargs:
+            expected = plain(rows, {kind: kwargs})[kind].result["unexpected_index_list"] or []
+        else:
+            both = rows[rows["amount"].notna()]
+            expected = list(both[both["amount"].astype(float) != both["price"]].index)
+        assert expected or kind == IN_SET or NOT_NULL, (kind, kwargs)
+        for code in (f"R{number}", f"M{number}"):
+            assert [n for n, found in enumerate(codes) if code in found] == sorted(expected), (kind, kwargs)
+
+
+TABLE_RULES: list[tuple[str, dict[str, Any], bool]] = [
+    ("expect_column_max_to_be_between", {"column": "due", "max_value": "9999-12-31"}, True),
+    ("expect_column_max_to_be_between", {"column": "due", "max_value": "9999-12-30"}, False),
+    ("expect_column_sum_to_be_between", {"column": "amount", "min_value": 10000000002.18, "max_value": 10000000002.20}, True),
+    ("expect_column_mean_to_be_between", {"column": "amount", "max_value": 3}, False),
+    ("expect_column_stdev_to_be_between", {"column": "amount", "min_value": 1}, True),
+    ("expect_column_median_to_be_between", {"column": "exact", "min_value": 0.3, "max_value": 0.3}, True),
+    ("expect_column_distinct_values_to_be_in_set", {"column": "paid", "value_set": [True, False]}, True),
+    ("expect_column_distinct_values_to_be_in_set", {"column": "amount", "value_set": [1.1]}, False),
+    ("expect_column_unique_value_count_to_be_between", {"column": "due", "min_value": 6, "max_value": 6}, True),
+    ("expect_column_quantile_values_to_be_between",
+     {"column": "amount", "quantile_ranges": {"quantiles": [0.5], "value_ranges": [[1.1, 1.1]]}}, True),
+]  # fmt: skip
+
+
+def test_rules_about_whole_columns_can_judge_every_type(shop):
+    shop.write("domains/orders.py", MEASURES)
+    shop.write("gold/orders_by_day.sql", BY_DAY.replace("timestamp as", "moment as"))
+    shop.suite(
+        "orders",
+        *(
+            {"type": kind, "kwargs": kwargs, "severity": "warning", "meta": {"code": f"R{number}"}}
+            for number, (kind, kwargs, _) in enumerate(TABLE_RULES)
+        ),
+    )
+    lines = [f"{n},2026-11-01T10:00:00,{line}" for n, line in enumerate(LINES)]
+    shop.deliver("orders", "a_20261101_120000.csv", *lines, header="id,moment,paid,due,amount,exact,price")
+    assert shop.run()
+    (stored,) = (shop.root / "datalake/quality/validations/orders").glob("orders_*.json")
+    found = json.loads(stored.read_text())["results"]
+    assert [(rule["success"], rule["result"]) for rule in found if rule["success"] is None] == []
+    for (kind, kwargs, success), rule in zip(TABLE_RULES, found, strict=True):
+        assert rule["success"] == success, (kind, kwargs, rule["result"])
