@@ -8,7 +8,8 @@ silver's file, a `decimal.Decimal`: two decimals are equal where all of their di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lakejobs.model import Domain
@@ -40,6 +41,7 @@ COMPARING = {
     "expect_multicolumn_values_to_be_equal",
     "expect_select_column_values_to_be_unique_within_record",
 }
+QUANTITIES = {"value_set", "min_value", "max_value"}
 
 
 class Rule(Protocol):
@@ -82,19 +84,25 @@ def is_exact(rule: Rule, domain: Domain) -> bool:
 
 
 def arguments(domain: Domain, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An expectation's arguments. Digits in text are a number where they are compared with decimals."""
-    if not domain.columns.get(given.get("column", ""), "").startswith("decimal"):
-        return given
-    return {
-        name: _number(value) if name in ("value_set", "min_value", "max_value") else value
-        for name, value in given.items()
-    }
+    """An expectation's arguments, with days and digits in text as what dates and decimals are compared with."""
+    kind = domain.columns.get(given.get("column", ""), "")
+    if kind == "date":
+        return {name: _each(value, _moment) if name == "value_set" else value for name, value in given.items()}
+    if kind.startswith("decimal"):
+        return {name: _each(value, float) if name in QUANTITIES else value for name, value in given.items()}
+    return given
 
 
-def _number(value: Any) -> Any:
+def _moment(text: str) -> dt.datetime:
+    """The beginning of a day."""
+    return dt.datetime.combine(dt.date.fromisoformat(text), dt.time())
+
+
+def _each(value: Any, read: Callable[[str], Any]) -> Any:
+    """A value, or those of a list, as what their text says, where it says that."""
     if isinstance(value, list):
-        return [_number(one) for one in value]
+        return [_each(one, read) for one in value]
     try:
-        return float(value) if isinstance(value, str) else value
+        return read(value) if isinstance(value, str) else value
     except ValueError:
         return value

@@ -428,17 +428,21 @@ VERDICTS: list[tuple[str, dict[str, Any], Callable[[pd.Series], pd.Series] | Non
     (IN_SET, {"column": "paid", "value_set": [True]}, lambda v: v == True),  # noqa: E712
     (IN_SET, {"column": "paid", "value_set": [True, False]}, lambda v: v.isin([True, False])),
     (BETWEEN, {"column": "paid", "min_value": 1}, lambda v: v == True),  # noqa: E712
-    (IN_SET, {"column": "due", "value_set": ["2026-11-01", "2026-11-04"]}, lambda v: v.isin([D(2026, 11, 1), D(2026, 11, 4)])),
-    ("expect_column_values_to_not_be_in_set", {"column": "due", "value_set": ["9999-12-31"]}, lambda v: v != D(9999, 12, 31)),
+    (IN_SET, {"column": "due", "value_set": ["2026-11-01", "2026-11-04"]},
+     lambda v: v.isin([D(2026, 11, 1), D(2026, 11, 4)])),
+    ("expect_column_values_to_not_be_in_set", {"column": "due", "value_set": ["9999-12-31"]},
+     lambda v: v != D(9999, 12, 31)),
     (BETWEEN, {"column": "due", "min_value": "2026-11-02", "max_value": "2026-11-04"},
      lambda v: v.between(D(2026, 11, 2), D(2026, 11, 4))),
     (BETWEEN, {"column": "due", "max_value": "2026-11-02", "strict_max": True}, lambda v: v < D(2026, 11, 2)),
     (IN_SET, {"column": "amount", "value_set": [1.1, "2.20", -3.3]},
      lambda v: v.isin([Decimal("1.10"), Decimal("2.2"), Decimal("-3.3")])),
-    (BETWEEN, {"column": "amount", "min_value": 1.1, "max_value": 2.2}, lambda v: v.between(Decimal("1.1"), Decimal("2.2"))),
+    (BETWEEN, {"column": "amount", "min_value": 1.1, "max_value": 2.2},
+     lambda v: v.between(Decimal("1.1"), Decimal("2.2"))),
     (BETWEEN, {"column": "amount", "min_value": 1.1, "strict_min": True}, lambda v: v > Decimal("1.1")),
     (BETWEEN, {"column": "exact", "max_value": 0.3}, lambda v: v <= Decimal("0.3")),
-    (IN_SET, {"column": "exact", "value_set": [0.1, 0.3, 2.5]}, lambda v: v.isin([Decimal("0.1"), Decimal("0.3"), Decimal("2.5")])),
+    (IN_SET, {"column": "exact", "value_set": [0.1, 0.3, 2.5]},
+     lambda v: v.isin([Decimal("0.1"), Decimal("0.3"), Decimal("2.5")])),
     ("expect_column_values_to_match_regex", {"column": "amount", "regex": r"\.[0-9]0$"}, None),
     ("expect_column_pair_values_to_be_equal", PAIRS, None),
 ]  # fmt: skip
@@ -457,7 +461,7 @@ def test_verdicts_on_booleans_dates_and_decimals_are_right_in_pieces_and_whole(s
     ]
     # The same rules with a share that has to pass are counted day by day.
     rules += [
-        {**rule, "kwargs": {**rule["kwargs"], "mostly": 0.01}, "meta": {"code": f"M{number}"}}
+        {**rule, "kwargs": {**rule["kwargs"], "mostly": 0.0}, "meta": {"code": f"M{number}"}}
         for number, rule in enumerate(rules)
     ]
     shop.suite("orders", *rules)
@@ -475,7 +479,6 @@ def test_verdicts_on_booleans_dates_and_decimals_are_right_in_pieces_and_whole(s
         else:
             both = rows[rows["amount"].notna()]
             expected = list(both[both["amount"].astype(float) != both["price"]].index)
-        assert expected or kind == IN_SET or NOT_NULL, (kind, kwargs)
         for code in (f"R{number}", f"M{number}"):
             assert [n for n, found in enumerate(codes) if code in found] == sorted(expected), (kind, kwargs)
 
@@ -483,7 +486,8 @@ def test_verdicts_on_booleans_dates_and_decimals_are_right_in_pieces_and_whole(s
 TABLE_RULES: list[tuple[str, dict[str, Any], bool]] = [
     ("expect_column_max_to_be_between", {"column": "due", "max_value": "9999-12-31"}, True),
     ("expect_column_max_to_be_between", {"column": "due", "max_value": "9999-12-30"}, False),
-    ("expect_column_sum_to_be_between", {"column": "amount", "min_value": 10000000002.18, "max_value": 10000000002.20}, True),
+    ("expect_column_sum_to_be_between", {"column": "amount", "min_value": 10000000003.28, "max_value": 10000000003.30},
+     True),
     ("expect_column_mean_to_be_between", {"column": "amount", "max_value": 3}, False),
     ("expect_column_stdev_to_be_between", {"column": "amount", "min_value": 1}, True),
     ("expect_column_median_to_be_between", {"column": "exact", "min_value": 0.3, "max_value": 0.3}, True),
