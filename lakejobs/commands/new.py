@@ -1,0 +1,54 @@
+"""`lakejobs init`: a new project, small enough to read, that runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import click
+
+from lakejobs import lake as storage
+from lakejobs.console import LakeError
+
+TEMPLATE = os.path.join(os.path.dirname(__file__), "new_project")
+# A wheel's package data leaves out names that begin with a dot.
+RENAMED = {"gitignore": ".gitignore"}
+
+MADE = """\
+{directory} holds a project that runs; every file in it says what it is for. Next:
+
+    cd {directory}
+    luigi --module lakejobs GoldAll --local-scheduler
+    lakejobs test
+"""
+
+
+@click.command()
+@click.argument("directory")
+def init(directory: str) -> None:
+    """Make a new project in DIRECTORY, which is empty or not there yet."""
+    make_project(directory)
+    click.echo(MADE.format(directory=directory), nl=False)
+
+
+def make_project(directory: str) -> None:
+    """Write the files of a new project. Raises LakeError where something is in the way."""
+    if os.path.lexists(directory) and not os.path.isdir(directory):
+        raise LakeError(f"{directory} is a file; name a directory that is empty or not there yet")
+    try:
+        if os.path.isdir(directory) and os.listdir(directory):
+            raise LakeError(f"{directory} is not empty; name a directory that is, or one that is not there yet")
+    except OSError as error:
+        raise LakeError(f"{directory} cannot be read: {error.strerror}") from None
+    for name in template_files():
+        path = RENAMED.get(name, name)
+        with open(f"{TEMPLATE}/{name}", encoding="utf-8") as handle:
+            storage.write_text(f"{directory}/{path}", handle.read())
+
+
+def template_files() -> Iterator[str]:
+    """Names of the files of a new project, from its directory."""
+    for directory, subdirectories, names in os.walk(TEMPLATE):
+        subdirectories[:] = [name for name in subdirectories if name != "__pycache__"]
+        for name in names:
+            yield os.path.relpath(f"{directory}/{name}", TEMPLATE)

@@ -1,0 +1,13 @@
+"""Every example beside a gold table's SQL, gold/<table>.test.yaml, as a test: run `pytest` in the project's directory.
+
+`pip install pytest` brings pytest; `lakejobs test` runs the same examples without it.
+"""
+
+import pytest
+
+from lakejobs.commands import testing
+
+
+@pytest.mark.parametrize("case", testing.cases(), ids=str)
+def test_gold(case: testing.Case) -> None:
+    case.check()
