@@ -23,7 +23,10 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
 
     root = luigi.Parameter(default="datalake", description="Directory of the lake.")
     staging = luigi.Parameter(default="local_output", description="Directory staged CSV files arrive in.")
-    expectations = luigi.Parameter(default="expectations", description="Directory of the expectation suites.")
+    expectations = luigi.Parameter(
+        default="expectations",
+        description="Directory of the expectation suites; a domain that comes with lakejobs has one with it.",
+    )
     domains = luigi.Parameter(
         default="lakejobs.domains",
         description="Where the domains are: directories or importable packages, separated by commas.",

@@ -76,6 +76,12 @@ def is_shipped(domain: str) -> bool:
     return domain in _found().shipped
 
 
+def shipped_suite(domain: str) -> str | None:
+    """The suite that comes with a domain of lakejobs; None of a project's own domain, or where there is none."""
+    path = os.path.join(os.path.dirname(__file__), "expectations", f"{domain}.json")
+    return path if is_shipped(domain) and os.path.exists(path) else None
+
+
 def table_sources() -> tuple[tuple[str, str, str], ...]:
     """Name, text and path of the SQL file of every gold table, by name."""
     return _table_sources(*_asked("tables"))

@@ -33,7 +33,7 @@ from lakejobs import frames
 from lakejobs.config import lake as settings
 from lakejobs.console import LakeError, few
 from lakejobs.model import Domain
-from lakejobs.project import domains
+from lakejobs.project import domains, shipped_suite
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -114,7 +114,9 @@ class Suite:
 
 
 def suite_path(domain: str) -> str:
-    return f"{settings().expectations}/{domain}.json"
+    """Where a domain's suite is: in `[lake] expectations`, or where the domain comes from lakejobs, beside it."""
+    own = f"{settings().expectations}/{domain}.json"
+    return own if os.path.exists(own) else shipped_suite(domain) or own
 
 
 def rule_hashes(domain: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -253,11 +253,3 @@ def test_a_staging_directory_that_does_not_exist_is_an_error(lake, caplog):
     assert not lake.run()
     assert "the staging directory local_output does not exist: create it, or name another one" in caplog.text
     assert not (lake.root / "datalake/gold").exists()
-
-
-def test_a_domain_without_a_suite_is_noticed_before_it_has_rows(lake, caplog):
-    (lake.root / "expectations/inventory.json").unlink()
-    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
-    assert not lake.run()
-    assert "inventory.json is missing" in caplog.text
-    assert len(lake.gold("daily_sales_summary")) == 1

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import os
+import shutil
 import subprocess
 import sys
+import venv
+import zipfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -17,9 +21,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DOMAINS, LakeUnderTest, sale
+from conftest import DOMAINS, PROJECT, LakeUnderTest, sale
 
-from lakejobs import lineage, project
+from lakejobs import lineage, project, quality
+from lakejobs.commands import testing
 from lakejobs.gold import broken_tables, tables
 from lakejobs.model import Column, Domain
 
@@ -517,3 +522,218 @@ def test_rules_about_whole_columns_can_judge_every_type(shop):
     assert [(rule["success"], rule["result"]) for rule in found if rule["success"] is None] == []
     for (kind, kwargs, success), rule in zip(TABLE_RULES, found, strict=True):
         assert rule["success"] == success, (kind, kwargs, rule["result"])
+
+
+# ------------------------------------------------------------------------------------------------ the wheel
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the commands of an environment that the wheel is installed in, and the checkout is not.
+
+    What lakejobs needs is seen in this environment, so that nothing is fetched.
+    """
+    directory = tmp_path_factory.mktemp("installed")
+    source = directory / "source"
+    left_out = shutil.ignore_patterns(".*", "datalake", "*.egg-info", "build")
+    shutil.copytree(PROJECT, source, symlinks=True, ignore=left_out)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", directory, source], check=True
+    )
+    (wheel,) = directory.glob("*.whl")
+    venv.create(directory / "venv", symlinks=True)
+    python = directory / "venv/bin/python"
+    (site,) = (directory / "venv").glob("lib/python*/site-packages")
+    for dependency in Path(pytest.__file__).parent.parent.iterdir():
+        if "lakejobs" not in dependency.name and dependency.suffix != ".pth":
+            (site / dependency.name).symlink_to(dependency)
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)
+    entry = "import sys; from luigi.cmdline import luigi_run; sys.exit(luigi_run())"
+    command = python.with_name("luigi")
+    command.write_text(f"#!{python}\n{entry}\n")
+    command.chmod(0o755)
+    return python.parent
+
+
+def test_the_wheel_holds_all_that_a_run_needs(installed):
+    (wheel,) = (installed.parent.parent).glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in [*(PROJECT / "lakejobs").glob("**/*"), *(PROJECT / "lakejobs/expectations").iterdir()]:
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert str(path.relative_to(PROJECT)) in names
+    assert {name.partition("/")[0] for name in names} == {"lakejobs", "lakejobs-0.1.0.dist-info"}
+
+
+def run_installed(installed: Path, directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LUIGI_CONFIG_PATH")}
+    return subprocess.run(
+        [installed / command[0], *command[1:]],
+        cwd=directory, capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+
+
+def test_an_installed_lakejobs_makes_a_project_that_runs(installed, tmp_path):
+    done = run_installed(installed, tmp_path, "lakejobs", "init", "shop")
+    assert done.returncode == 0, done.stderr
+    shop = tmp_path / "shop"
+    gold_all = ("luigi", "--module", "lakejobs", "GoldAll", "--local-scheduler")
+    done = run_installed(installed, shop, *gold_all)
+    assert done.returncode == 0, done.stderr
+    (snapshot,) = (shop / "datalake/gold/orders_by_day").glob("*.parquet")
+    rows = duckdb.sql(f"select * exclude (generated_at) from '{snapshot}' order by date").fetchall()
+    assert rows == [(dt.date(2026, 11, 1), 3, 8, 70.9, 1), (dt.date(2026, 11, 2), 1, 1, 24.9, 1)]
+    assert run_installed(installed, shop, *gold_all).returncode == 0
+    assert len(list((shop / "datalake/gold/orders_by_day").iterdir())) == 1
+    tested = run_installed(installed, shop, "lakejobs", "test")
+    assert tested.returncode == 0, tested.stdout
+    assert tested.stdout.count("ok ") == 3
+    tested = run_installed(installed, shop, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert "3 passed" in tested.stdout, tested.stdout
+
+
+def test_what_comes_with_lakejobs_runs_in_an_empty_directory(installed, tmp_path):
+    luigi = ("luigi", "--module", "lakejobs")
+    done = run_installed(
+        installed, tmp_path, *luigi, "GenerateAll", "--GenerateAll-batch", "20261101_120000", "--local-scheduler"
+    )
+    assert done.returncode == 0, done.stderr
+    done = run_installed(installed, tmp_path, *luigi, "GoldAll", "--local-scheduler")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "datalake/gold").iterdir()} == set(tables())
+    page = (tmp_path / "datalake/quality/report.html").read_text()
+    assert "WRONG_TOTAL" in page or "NULL:" in page
+
+
+def test_a_suite_of_ones_own_goes_before_the_one_that_comes_with_the_domain(lake):
+    assert quality.suite_path("sales") == "expectations/sales.json"
+    (lake.root / "expectations/sales.json").unlink()
+    assert Path(quality.suite_path("sales")).samefile(PROJECT / "expectations/sales.json")
+    assert quality.load_suite(DOMAINS["sales"]).rules
+
+
+def test_a_domain_of_ones_own_without_a_suite_is_noticed_before_it_has_rows(shop, caplog):
+    (shop.root / "expectations/orders.json").unlink()
+    assert not shop.run()
+    assert "expectations/orders.json is missing: every domain needs a suite of rules" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def lakejobs(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command in a directory of its own, or in another."""
+
+    def run(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).with_name("lakejobs"), *arguments]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def test_the_command_says_its_version(lakejobs):
+    assert lakejobs("--version").stdout == "lakejobs 0.1.0\n"
+
+
+def test_a_new_project_is_made_where_nothing_is(lakejobs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full/of").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for directory in ("empty", "new", "deep/new"):
+        done = lakejobs("init", directory)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{directory} holds a project that runs")
+        there = tmp_path / directory
+        made = {str(path.relative_to(there)) for path in there.glob("**/*") if path.is_file()}
+        assert made == {
+            ".gitignore", "README.md", "luigi.cfg", "domains/orders.py", "expectations/orders.json",
+            "gold/orders_by_day.sql", "gold/orders_by_day.test.yaml", "local_output/orders/orders_20261102_060000.csv",
+            "tests/test_gold.py",
+        }  # fmt: skip
+    for directory, reason in (("full", "full is not empty"), ("file", "file is a file"), ("new", "new is not empty")):
+        done = lakejobs("init", directory)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(reason)
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_table_that_comes_with_lakejobs_has_examples_that_hold(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    assert {case.table for case in testing.cases()} == set(tables())
+    for case in testing.cases():
+        case.check()
+
+
+CASE = """\
+- name: one
+  given:
+    orders:
+      - {order_id: a, line: 1, timestamp: 2026-11-01 10:00:00, amount: 1.10}
+  expect:
+    - {date: 2026-11-01, lines: 1, amount: 1.1}
+"""
+
+
+def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
+    project.write("gold/orders_by_day.test.yaml", text)
+    return subprocess.run(
+        [Path(sys.executable).with_name("lakejobs"), "test"], cwd=project.root, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("lines: 1, amount: 1.1", "amount: 1.1"), None),
+        (("1.10}", "'1.10'}"), None),
+        (("10:00:00,", "23:30:00-01:00,"), "2026-11-02"),
+        (("lines: 1", "lines: 2"), "expected, but not there:"),
+        (("lines: 1", "lines: 1.5"), "2026-11-01  1.5"),
+        (("lines: 1", "linse: 1"), "orders_by_day has no column linse; it has date, lines, amount"),
+        (("amount: 1.10", "amuont: 1.10"), "given orders, row 1: orders has no column amuont; it has order_id, line"),
+        (("amount: 1.10", "amount: much"), "given orders, row 1: Conversion Error: Could not convert string \"much\""),
+        (("    orders:", "    sales:"), "orders_by_day does not read sales; it reads orders"),
+        (("  given:", "  gives:"), "case 1: a case has name, given and expect, and nothing else"),
+        (("- {date", "{date"), "gold/orders_by_day.test.yaml, case 'one': expect has to be a list of rows"),
+        (("- {date", "- [date"), "gold/orders_by_day.test.yaml, line 6: "),
+        ((CASE, "one: two"), "gold/orders_by_day.test.yaml: it has to be a list of cases"),
+    ],
+)  # fmt: skip
+def test_an_example_that_does_not_hold_says_why(shop, change, message):
+    text = CASE.replace(*change)
+    assert text != CASE
+    done = example(shop, text)
+    assert "Traceback" not in done.stderr + done.stdout
+    if message is None:
+        assert (done.returncode, done.stdout) == (0, "ok      orders_by_day: one\n")
+    else:
+        assert done.returncode == 1
+        assert message in done.stdout
+        assert done.stderr == "1 failure\n"
+
+
+def test_what_is_broken_fails_the_examples_too(shop, lakejobs):
+    shop.write("domains/broken.py", "x\n")
+    shop.write("gold/other.sql", "-- grains: date\n")
+    shop.write("gold/third.sql", BY_DAY + "from where")
+    shop.write("gold/third.test.yaml", CASE)
+    done = example(shop, CASE)
+    assert done.returncode == 1
+    assert "FAILED  domains/broken.py, line 1: NameError" in done.stdout
+    assert "FAILED  other: gold/other.sql does not begin with the lines" in done.stdout
+    assert "gold/third.sql: Parser Error" in done.stdout
+    assert "ok      orders_by_day: one" in done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_start_up_loads_nothing_that_only_commands_need(shop):
+    shop.deliver("orders", "a_20261101_120000.csv", "o1,1,2026-11-01T10:00:00,1.10,yes,2026-12-01", header=HEADER)
+    assert shop.command("GoldAll").returncode == 0
+    loaded = subprocess.run(
+        [sys.executable, "-X", "importtime", LUIGI, "--module", "lakejobs", "GoldAll", "--local-scheduler"],
+        cwd=shop.root, capture_output=True, text=True,
+    ).stderr  # fmt: skip
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in loaded.splitlines()}
+    assert "luigi" in modules
+    assert not modules & {"click", "ruamel", "sqlglot", "yaml", "rich", "duckdb", "pyarrow", "great_expectations"}
