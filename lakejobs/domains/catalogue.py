@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import datetime as dt
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 CATEGORIES = {
     "Electronics": ("Headphones", "Keyboard", "Monitor", "Router", "Speaker", "Tablet", "Charger", "Webcam"),
@@ -38,6 +39,7 @@ class Products(NamedTuple):
 @cache
 def products() -> Products:
     """The catalogue: 200 products in five categories, the same on every machine."""
+    import numpy as np
     from faker import Faker
 
     fake = Faker("en_US")
@@ -63,11 +65,15 @@ def products() -> Products:
 
 
 def customer_ids(numbers: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     return np.char.add("C", np.char.zfill((numbers + 1).astype(str), 5))
 
 
 def record_ids(letter: str, batch: dt.datetime, first: int, count: int) -> np.ndarray:
     """Ids that no other batch of the domain has: `S20261101120000-000001`."""
+    import numpy as np
+
     numbers = np.char.zfill(np.arange(first + 1, first + count + 1).astype(str), 6)
     return np.char.add(f"{letter}{batch:%Y%m%d%H%M%S}-", numbers)
 
@@ -77,6 +83,8 @@ def timestamps(draw: np.random.Generator, batch: dt.datetime, count: int) -> np.
 
     Some sources leave a fraction of zero out, so one file mixes whole and fractional seconds.
     """
+    import numpy as np
+
     midnight = batch.replace(hour=0, minute=0, second=0, microsecond=0)
     span = min(300, int((batch - midnight).total_seconds())) * 1000 or 1
     back = np.sort(draw.integers(0, span, count))[::-1]
@@ -87,6 +95,8 @@ def timestamps(draw: np.random.Generator, batch: dt.datetime, count: int) -> np.
 
 def cents(amounts: np.ndarray) -> np.ndarray:
     """Integers of cents as decimal text: 1230 → '12.30'."""
+    import numpy as np
+
     sign = np.where(amounts < 0, "-", "")
     whole, rest = np.divmod(np.abs(amounts), 100)
     text = np.char.add(np.char.add(whole.astype(str), "."), np.char.zfill(rest.astype(str), 2))
@@ -95,4 +105,6 @@ def cents(amounts: np.ndarray) -> np.ndarray:
 
 def spoil(draw: np.random.Generator, values: np.ndarray, rate: float, bad: str) -> np.ndarray:
     """The values with `bad` in place of a share of them."""
+    import numpy as np
+
     return np.where(draw.random(len(values)) < rate, bad, values)
