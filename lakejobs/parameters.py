@@ -29,12 +29,18 @@ class NameParameter(luigi.Parameter[str]):
 
 
 class DomainParameter(NameParameter):
-    def __init__(self) -> None:
+    """A domain. One whose module is broken is refused with the reason, unless the task itself says it."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self._takes_broken = broken
         super().__init__("domain", domains)
 
     def normalize(self, value: str) -> str:
-        # A domain whose module is broken has a task that fails and says why.
-        return value if value in broken_domains() else super().normalize(value)
+        if reason := broken_domains().get(value):
+            if not self._takes_broken:
+                raise LakeError(reason)
+            return value
+        return super().normalize(value)
 
 
 class DateParameter(luigi.DateParameter):

@@ -48,6 +48,13 @@ class GenerateAll(LakeTask, luigi.WrapperTask):
     def requires(self) -> list[luigi.Task]:
         return [Generate(name, self.batch) for name, domain in domains().items() if domain.fake]
 
+    def complete(self) -> bool:
+        return not broken_domains() and bool(super().complete())
+
+    def run(self) -> None:
+        if broken_domains():
+            raise LakeError("; ".join(broken_domains().values()))
+
 
 class EverythingTask(LakeTask, luigi.WrapperTask):
     """All of a layer. Fails at its end where a domain's module is broken, or where `[lake] rejected = fail` and there

@@ -151,7 +151,8 @@ def load_domains(setting: str, working_directory: str) -> Domains:
             found[domain.name] = domain
             if place.package == SHIPPED:
                 shipped.add(domain.name)
-    return Domains(found, broken, frozenset(shipped))
+    # Of a domain with two modules, one of them broken, nobody can say which is meant.
+    return Domains({name: found[name] for name in found if name not in broken}, broken, frozenset(shipped))
 
 
 def _modules(place: Place) -> Iterator[tuple[str, str]]:
@@ -218,7 +219,10 @@ def _what(error: BaseException) -> str:
 
 def _places(setting: str, value: str) -> list[Place]:
     """What a setting names."""
-    return [_place(setting, entry) for entry in dict.fromkeys(part.strip() for part in value.split(",")) if entry]
+    entries = [entry for entry in dict.fromkeys(part.strip() for part in value.split(",")) if entry]
+    if not entries:
+        raise LakeError(f"[lake] {setting} names nothing; name directories or packages, separated by commas")
+    return [_place(setting, entry) for entry in entries]
 
 
 def _place(setting: str, entry: str) -> Place:

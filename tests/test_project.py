@@ -174,9 +174,27 @@ def test_a_broken_module_fails_the_command(shop):
     assert "domains/broken.py, line 3: NameError: name 'nothing' is not defined" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(shop.snapshots("orders_by_day")) == 1
-    done = shop.command("Silver", "--domain", "broken", "--date", "2026-11-01")
-    assert done.returncode != 0
-    assert "domains/broken.py, line 3" in done.stderr
+    for task in (
+        "Silver --domain broken --date 2026-11-01",
+        "Generate --domain broken --Generate-batch 20261101_120000",
+    ):
+        done = shop.command(*task.split())
+        assert done.returncode != 0
+        assert "domains/broken.py, line 3" in done.stderr
+        assert "Traceback" not in done.stderr
+    for task in ("GenerateAll --GenerateAll-batch 20261101_120000", "BronzeAll", "SilverAll", "GoldAll"):
+        done = shop.command(*task.split())
+        assert done.returncode == 30, done.stderr
+        assert "domains/broken.py, line 3" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_where_every_module_is_broken_a_run_says_so(shop):
+    shop.write("domains/orders.py", "nothing\n")
+    done = shop.command("GoldAll")
+    assert done.returncode == 30, done.stderr
+    assert "domains/orders.py, line 1: NameError: name 'nothing' is not defined" in done.stderr
+    assert "gold/orders_by_day.sql: its source orders is neither a domain nor a gold table that works" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -189,6 +207,7 @@ def test_a_broken_module_fails_the_command(shop):
         ),
         (["--lake-domains", "nowhere"], "[lake] domains names nowhere, which is neither a directory in "),
         (["--lake-domains", "no.where"], "[lake] domains names no.where, which is neither a directory in "),
+        (["--lake-domains", ","], "[lake] domains names nothing"),
         (["--lake-tables", "json.tool"], "[lake] tables names json.tool, which is a module"),
     ],
 )
@@ -197,6 +216,13 @@ def test_a_place_that_is_not_there_is_said_in_a_sentence(shop, settings, message
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_of_two_modules_for_a_domain_neither_is_taken_where_one_is_broken(shop, set_lake):
+    set_lake(domains="lakejobs.domains, domains")
+    shop.write("domains/sales.py", "nothing\n")
+    assert list(project.domains()) == ["customer_events", "inventory", "orders"]
+    assert list(project.broken_domains()) == ["sales"]
 
 
 def test_two_tables_of_a_name_are_named_with_both_files(shop, set_lake):

@@ -193,7 +193,7 @@ def _difference(case: Case, table: Table, spill: str) -> str | None:
         for source in sources(table):
             _give(case, source, columns_of(source, spill), engine)
         try:
-            engine.run(f"create temp table computed as select * from (\n{table.statement}\n) as computed")
+            engine.run(f"create temp table computed as select * from ({table.statement}\n) as computed")
         except duckdb.Error as error:
             raise LakeError(f"{table.path}: {' '.join(str(error).split())}") from error
         types = _described("computed", engine)
@@ -235,7 +235,7 @@ def columns_of(source: str, spill: str) -> dict[str, str]:
             columns = [f"cast(null as {kind}) as {_quoted(name)}" for name, kind in columns_of(read, spill).items()]
             engine.run(f"create temp view {read} as select {', '.join(columns)} limit 0")
         try:
-            engine.run(f"create temp view made as select * from (\n{table.statement}\n) as computed")
+            engine.run(f"create temp view made as select * from ({table.statement}\n) as computed")
             return {**_described("made", engine), "generated_at": "TIMESTAMP"}
         except duckdb.Error as error:
             raise LakeError(f"{table.path}: {' '.join(str(error).split())}") from error
