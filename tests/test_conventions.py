@@ -17,7 +17,8 @@ README = (PROJECT / "README.md").read_text()
 # Who may import whom: a module only those before it. `console` and `config` stand before all.
 ORDER = [
     "console", "config", "model", "domains", "project", "lake", "records", "engine", "transform", "quality", "docs",
-    "lineage", "loading", "parameters", "runs", "staging", "bronze", "silver", "gold", "report", "pipeline", "summary", "__init__",
+    "lineage", "loading", "parameters", "runs", "staging", "bronze", "silver", "gold", "report", "pipeline",
+    "summary", "__init__",
 ]  # fmt: skip
 
 
