@@ -8,8 +8,9 @@ from typing import Any
 
 import luigi
 
-from lakejobs.console import LakeError
+from lakejobs.messages import LakeError
 from lakejobs.project import domains
+from lakejobs.tables import read_sql
 
 BATCH_FORMATS = ("%Y%m%d_%H%M%S", "%Y-%m-%dT%H%M%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 
@@ -31,6 +32,11 @@ class NameParameter(luigi.Parameter[str]):
 class DomainParameter(NameParameter):
     def __init__(self) -> None:
         super().__init__("domain", domains)
+
+
+class TableParameter(NameParameter):
+    def __init__(self) -> None:
+        super().__init__("gold table", lambda: (name for name, _, _ in read_sql()))
 
 
 class DateParameter(luigi.DateParameter):

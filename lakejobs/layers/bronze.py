@@ -7,108 +7,51 @@ where it is missing, damaged, or was made with other settings.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 import difflib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import luigi
-
-from lakejobs import lake as storage
-from lakejobs import lineage, records
-from lakejobs.console import LakeError, Report, counted, few, log, report, span, tell
-from lakejobs.engine import CsvFile, match
-from lakejobs.lake import File
-from lakejobs.lineage import DomainState
-from lakejobs.loading import Loaded
-from lakejobs.model import Domain
-from lakejobs.parameters import DatesParameter, DomainParameter, parse_date
+from lakejobs.engine import CsvFile, Engine, FileCount, NotPlainError, records
+from lakejobs.freshness.state import EMPTY, DomainState
+from lakejobs.messages import LakeError, OnProgress, counted, few, log
+from lakejobs.model import Domain, Inspection, Manifest, ManifestEntry, Staged
 from lakejobs.project import domains
-from lakejobs.runs import LakeTask
-
-NOTHING: dict[str, Any] = {"staged": {}, "files": []}
-
-
-class Bronze(LakeTask):
-    """One bronze partition: every staged file of one landing date, byte for byte, and the manifest of them.
-
-    Luigi joins those of a domain that are due at once to one task, so that their files are read in one pass.
-    """
-
-    domain = DomainParameter()
-    date = DatesParameter(description="Landing date, YYYY-MM-DD.")
-    max_batch_size = 10_000
-    # Silver goes on with what its bronze has read: before another domain is begun.
-    priority = 3
-
-    @property
-    def dates(self) -> list[dt.date]:
-        return [parse_date(day) for day in self.date.split(",")]
-
-    def __repr__(self) -> str:
-        return f"{self.task_family}(domain={self.domain}, date={span(self.dates)})"
-
-    def output(self) -> list[BronzeTarget]:
-        return [BronzeTarget(self.domain, date) for date in self.dates]
-
-    def complete(self) -> bool:
-        """As all of its targets, which would look at the lake for each of them."""
-        return not lineage.state(self.domain).stale & set(self.dates)
-
-    def run(self) -> None:
-        with lineage.state(self.domain).locked() as state:
-            due = [date for date in self.dates if date in state.stale]
-            if due:
-                tell(self, land(state, due, lambda message, percent: report(self, message, percent)), percent=100)
+from lakejobs.storage import File, Store, deliveries, documents
+from lakejobs.storage.layout import partition_date
+from lakejobs.storage.local import copy
 
 
-class BronzeTarget(luigi.Target):
-    """Exists when every staged file of the date has landed and the manifest describes what is there."""
-
-    def __init__(self, domain: str, date: dt.date) -> None:
-        self.domain, self.date = domain, date
-        self.path = storage.current().bronze(domain, date)
-
-    def exists(self) -> bool:
-        return self.date not in lineage.state(self.domain).stale
-
-    def __str__(self) -> str:
-        return self.path
-
-
-def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
+def land(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progress: OnProgress) -> str:
     """Copy what is staged for some dates, look at what is new there, write the manifests. Returns what was done."""
-    domain = domains()[state.domain]
-    deliveries, troubles = Deliveries(state), []
-    staged: dict[dt.date, dict[str, Any]] = {}
-    inspected: dict[str, records.Inspection] = {}  # of files that landed just now, by their path in bronze
+    earlier, troubles = Deliveries(state), []
+    staged: dict[dt.date, dict[str, Staged]] = {}
+    inspected: dict[str, Inspection] = {}  # of files that landed just now, by their path in bronze
     touched = list(dates)
     for date in touched:
-        report(f"landing {date}", 50 * len(staged) // len(touched))
-        storage.sweep(state.lake.bronze(state.domain, date))
-        staged[date], said = _land_staged(state, domain, deliveries, date, inspected)
+        on_progress(f"landing {date}", 50 * len(staged) // len(touched))
+        state.lake.store.sweep(state.lake.bronze(state.domain, date))
+        staged[date], said = _land_staged(state, earlier, date, inspected)
         troubles += said
         # A delivery may turn out to be of a later day than its file's modification date.
-        touched += sorted({storage.partition_date(path) for path in inspected} - set(touched))
-    partitions: dict[dt.date, dict[str, Any]] = {}
-    new: list[tuple[dt.date, dict[str, Any]]] = []
-    for date in touched:
-        before = (state.read_manifest(date) or NOTHING)["files"]
-        files, unknown = describe(state, domain, date, before, inspected)
-        new += [(date, entry) for entry in unknown]
-        if files or staged[date] or before:
-            partitions[date] = {"scan": state.scan_hash, "staged": staged[date], "files": files}
-    report("counting records", 50)
+        touched += sorted({partition_date(path) for path in inspected} - set(touched))
+    before = {date: state.read_manifest(date) or Manifest(state.scan_hash) for date in touched}
+    described = {date: describe(state, date, before[date].files, inspected) for date in touched}
+    on_progress("counting records", 50)
+    new = [(date, entry) for date, (_, entries) in described.items() for entry in entries]
     new.sort(key=lambda one: delivery_order(*one))
-    count_records(state, new)
-    for number, (date, content) in enumerate(partitions.items()):
-        report(f"describing {date}", 80 + 20 * number // len(partitions))
-        storage.write_json(state.lake.manifest(state.domain, date), content)
-        state.manifests[date] = content
+    counted_now = {(date, entry.name): entry for date, entry in count_records(state, new, engine)}
+    manifests = {}
+    for date, (entries, _) in described.items():
+        files = tuple(counted_now.get((date, entry.name), entry) for entry in entries)
+        if files or staged[date] or before[date].files:
+            manifests[date] = Manifest(state.scan_hash, staged[date], files)
+    for number, (date, manifest) in enumerate(manifests.items()):
+        on_progress(f"describing {date}", 80 + 20 * number // len(manifests))
+        documents.write_json(state.lake.store, state.lake.manifest(state.domain, date), manifest.to_json())
+        state.manifests[date] = manifest
     known = set(state.warnings)
     state.landed(touched)
     warnings = [warning for warning in state.warnings if warning not in known]
@@ -116,35 +59,36 @@ def land(state: DomainState, dates: Sequence[dt.date], report: Report) -> str:
         log.warning("%s", warning)
     if troubles:
         raise LakeError("; ".join(troubles))
-    entries = [entry for content in partitions.values() for entry in content["files"]]
-    return (
-        f"{counted(len(inspected), 'file')} landed, {counted(sum(e['records'] for e in entries), 'record')} in all"
-        + (f"; {few(warnings, 3)}" if warnings else "")
+    total = sum(entry.records for manifest in manifests.values() for entry in manifest.files)
+    return f"{counted(len(inspected), 'file')} landed, {counted(total, 'record')} in all" + (
+        f"; {few(warnings, 3)}" if warnings else ""
     )
 
 
 def _land_staged(
-    state: DomainState, domain: Domain, deliveries: Deliveries, date: dt.date, inspected: dict[str, records.Inspection]
-) -> tuple[dict[str, Any], list[str]]:
+    state: DomainState, earlier: Deliveries, date: dt.date, inspected: dict[str, Inspection]
+) -> tuple[dict[str, Staged], list[str]]:
     """Land what is staged for a date. Returns the manifest's account of it, and what went wrong; fills `inspected`."""
-    before = (state.read_manifest(date) or NOTHING)["staged"]
-    staged, troubles = {}, []
+    manifest = state.read_manifest(date)
+    before: Mapping[str, Staged] = manifest.staged if manifest else {}
+    staged: dict[str, Staged] = {}
+    troubles = []
     for file in list(state.staged.get(date, ())):
         known = before.get(file.name)
         # What is still staged lands again where its file in bronze is gone.
-        if known and known["signature"] == file.signature and state.is_landed(known["landed_as"]):
+        if known and known.version == file.version and state.is_landed(known.landed_as):
             staged[file.name] = known
             continue
         try:
-            landed_as, inspection = _land_file(state, domain, deliveries, date, file)
-            staged[file.name] = {"signature": file.signature, "landed_as": landed_as}
+            landed_as, inspection = _land_file(state, earlier, date, file)
+            staged[file.name] = Staged(file.version, landed_as)
             if inspection:
                 inspected[landed_as] = inspection
         except StillWrittenError:
             state.staged[date].remove(file)
             log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
         except LakeError as error:
-            if storage.file(f"{state.lake.staging_directory(state.domain)}/{file.name}"):
+            if state.lake.staging.stat(f"{state.domain}/{file.name}"):
                 troubles.append(str(error))
             else:
                 state.staged[date].remove(file)
@@ -163,22 +107,23 @@ class Deliveries:
         self._state = state
         self._without_stamp: dict[str, list[tuple[dt.date, str]]] | None = None
 
-    def of(self, original: str, date: dt.date) -> list[tuple[storage.Delivery, str]]:
+    def of(self, original: str, date: dt.date) -> list[tuple[deliveries.Delivery, str]]:
         """Deliveries of a staged name, the latest last, and where in bronze they are.
 
         A name with a stamp lands on its own date, `date`, every time; any other on the date it was delivered on.
         """
-        if storage.stamp(original):
+        if deliveries.stamp(original):
             found = [(date, name) for name in self._names(date) if original in _originals(name)]
         else:
             if self._without_stamp is None:
                 self._without_stamp = {}
-                for landing in storage.partitions(self._state.lake.layer("bronze", self._state.domain)):
-                    for name in self._names(landing):
-                        self._remember(landing, name)
+                for landing, files in self._state.lake.partitions("bronze", self._state.domain).items():
+                    for file in files:
+                        if deliveries.is_delivery(file.name):
+                            self._remember(landing, file.name)
             found = self._without_stamp.get(original, [])
         known = [
-            (storage.delivery(name, landing, self._hash(landing, name)), self._state.bronze_path(landing, name))
+            (deliveries.delivery(name, landing, self._hash(landing, name)), self._state.bronze_path(landing, name))
             for landing, name in found
         ]
         return sorted(one for one in known if one[0].original == original)
@@ -189,8 +134,7 @@ class Deliveries:
             self._remember(landing, name)
 
     def _names(self, landing: dt.date) -> list[str]:
-        found = storage.files(self._state.lake.bronze(self._state.domain, landing))
-        return [file.name for file in found if storage.is_data(file.name)]
+        return [file.name for file in self._state.list_bronze(landing)]
 
     def _remember(self, landing: dt.date, name: str) -> None:
         assert self._without_stamp is not None
@@ -199,30 +143,28 @@ class Deliveries:
 
     def _hash(self, landing: dt.date, name: str) -> str:
         """The content's hash, where the name holds the beginning of one."""
-        if not storage.DELIVERED_BY_HASH.fullmatch(name):
+        if not deliveries.DELIVERED_BY_HASH.fullmatch(name):
             return ""
-        return _hash(f"{self._state.lake.bronze(self._state.domain, landing)}/{name}")
+        return _hash(self._state.lake.store, f"{self._state.lake.bronze(self._state.domain, landing)}/{name}")
 
 
 def _originals(name: str) -> set[str]:
     """Names under which a file in bronze may have been staged; only its content's hash tells for sure."""
-    by_hash = storage.DELIVERED_BY_HASH.fullmatch(name)
-    return {storage.original_name(name)} | ({by_hash[1] + by_hash[3]} if by_hash else set())
+    by_hash = deliveries.DELIVERED_BY_HASH.fullmatch(name)
+    return {deliveries.original_name(name)} | ({by_hash[1] + by_hash[3]} if by_hash else set())
 
 
-def _land_file(
-    state: DomainState, domain: Domain, deliveries: Deliveries, date: dt.date, file: File
-) -> tuple[str, records.Inspection | None]:
+def _land_file(state: DomainState, earlier: Deliveries, date: dt.date, file: File) -> tuple[str, Inspection | None]:
     """Land one staged file, unless it has landed. Returns which file in bronze it is, and what is known of a new one.
 
     Content equal to the latest delivery of the name has landed. Other content is a new delivery, later than all before
     it. A name that bronze gave says by itself when its content was delivered.
     """
-    source = f"{state.lake.staging_directory(state.domain)}/{file.name}"
-    original = storage.original_name(file.name)
-    before = deliveries.of(original, date)
+    source = f"{state.domain}/{file.name}"
+    original = deliveries.original_name(file.name)
+    before = earlier.of(original, date)
     rival = before[-1][1] if before else None
-    says_when = storage.stamp(original) is not None
+    says_when = deliveries.stamp(original) is not None
     if file.name != original:
         own = state.bronze_path(date, file.name)
         rival = own if any(path == own for _, path in before) else None
@@ -231,45 +173,49 @@ def _land_file(
         return rival, None
     name = file.name
     if rival or not says_when:
-        moment = storage.modified(file, state.now)
+        moment = deliveries.modified(file, state.now)
         if before:
             moment = max(moment, before[-1][0].moment + dt.timedelta(microseconds=1))
-        name = storage.delivered_name(original, moment)
-    landing = storage.landing_date(file._replace(name=name), state.now)
+        name = deliveries.delivered_name(original, moment)
+    landing = deliveries.landing_date(name, deliveries.modified(file, state.now))
     path = f"{state.lake.bronze(state.domain, landing)}/{name}"
-    with storage.reading(source) as handle, storage.reading(source) as again, storage.publish(path) as temporary:
+    staging, store = state.lake.staging, state.lake.store
+    with staging.reading(source) as handle, staging.reading(source) as again, store.publish(path) as temporary:
         with ThreadPoolExecutor(1) as pool:
             # The kernel copies a large file while it is looked at.
-            copying = pool.submit(storage.copy, handle, temporary) if file.size > records.CHUNK else None
-            inspection = inspect(again, domain)
+            copying = pool.submit(copy, handle, temporary) if file.size > records.CHUNK else None
+            inspection = inspect(again, state.reading.domain)
             if copying:
                 copying.result()
         if not copying:
-            storage.copy(handle, temporary)
-        _must_be(handle, file)
-        _must_be(again, file)
-    deliveries.add(landing, name)
+            copy(handle, temporary)
+        _must_be(staging, handle, file)
+        _must_be(staging, again, file)
+    earlier.add(landing, name)
     return state.bronze_path(landing, name), inspection
 
 
 def _same(state: DomainState, source: str, file: File, landed_as: str) -> bool:
     """Whether a staged file has the content of one in bronze."""
     path = f"{state.lake.layer('bronze', state.domain)}/{landed_as}"
-    there = storage.file(path)
-    return there is not None and there.size == file.size and _hash(path) == _hash(source, file)
+    there = state.lake.store.stat(path)
+    return (
+        there is not None
+        and there.size == file.size
+        and _hash(state.lake.store, path) == _hash(state.lake.staging, source, file)
+    )
 
 
-def _hash(path: str, expected: File | None = None) -> str:
-    with storage.reading(path) as handle:
+def _hash(store: Store, path: str, expected: File | None = None) -> str:
+    with store.reading(path) as handle:
         digest = records.content_hash(handle)
         if expected:
-            _must_be(handle, expected)
+            _must_be(store, handle, expected)
     return digest
 
 
-def _must_be(handle: Any, file: File) -> None:
-    status = storage.status(handle)
-    if status.signature != file.signature:
+def _must_be(store: Store, handle: BinaryIO, file: File) -> None:
+    if store.version(handle) != file.version:
         raise StillWrittenError
 
 
@@ -277,73 +223,57 @@ def _must_be(handle: Any, file: File) -> None:
 
 
 def describe(
-    state: DomainState,
-    domain: Domain,
-    date: dt.date,
-    before: Sequence[dict[str, Any]],
-    inspected: Mapping[str, records.Inspection],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    state: DomainState, date: dt.date, before: Sequence[ManifestEntry], inspected: Mapping[str, Inspection]
+) -> tuple[list[ManifestEntry], list[ManifestEntry]]:
     """The manifest's entries for the files of a partition, in the order of their delivery, and which of them are new.
 
     Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Of files
     that landed just now, `inspected` says what is known, by their path in bronze. Reports files that changed or were
     deleted after they had landed.
     """
-    directory = state.lake.bronze(state.domain, date)
-    known = {entry["name"]: entry for entry in before}
-    entries: list[dict[str, Any]] = []
-    new: list[dict[str, Any]] = []
-    for file in storage.files(directory):
-        if not storage.is_data(file.name):
-            continue
+    domain, directory = state.reading.domain, state.lake.bronze(state.domain, date)
+    known = {entry.name: entry for entry in before}
+    entries: list[ManifestEntry] = []
+    new: list[ManifestEntry] = []
+    for file in state.list_bronze(date):
         old = known.pop(file.name, None)
-        if old and old["signature"] == file.signature:
+        if old and old.version == file.version:
             entries.append(old)
             continue
         if landed := inspected.get(state.bronze_path(date, file.name)):
             inspection = landed
         else:
-            with storage.reading(f"{directory}/{file.name}") as handle:
+            with state.lake.store.reading(f"{directory}/{file.name}") as handle:
                 inspection = inspect(handle, domain)
-        if old and old["inspection"]["sha256"] == inspection.sha256:
-            entries.append({**old, "mtime_ns": file.mtime_ns, "signature": file.signature})
+        if old and old.inspection.sha256 == inspection.sha256:
+            entries.append(dataclasses.replace(old, version=file.version))
             continue
         notes = _notes(inspection, domain)
         if old:
-            notes.append(f"its bytes changed after it landed; it was {old['inspection']['sha256'][:12]} before")
-            log.warning("%s/%s changed after it landed: silver follows what it holds now", directory, file.name)
-        entry = {
-            "name": file.name,
-            "bytes": file.size,
-            "mtime_ns": file.mtime_ns,
-            "signature": file.signature,
-            "inspection": inspection.to_json(),
-            "notes": notes,
-            "missing": missing_columns(inspection, domain),
-            "records": 0,
-            "malformed": 0,
-            "dates": {},
-        }
+            notes.append(f"its bytes changed after it landed; it was {old.inspection.sha256[:12]} before")
+            log.warning("%s changed after it landed: silver follows what it holds now", state.shown(date, file.name))
+        missing = missing_columns(inspection, domain)
+        entry = ManifestEntry(file.name, file.size, file.version, inspection, tuple(notes), tuple(missing))
         entries.append(entry)
         new.append(entry)
     for name in known:
-        log.warning("%s/%s was deleted: silver follows", directory, name)
+        log.warning("%s was deleted: silver follows", state.shown(date, name))
     entries.sort(key=lambda entry: delivery_order(date, entry))
     return entries, new
 
 
-def delivery_order(landing: dt.date, entry: dict[str, Any]) -> tuple[storage.Delivery, str]:
+def delivery_order(landing: dt.date, entry: ManifestEntry) -> tuple[deliveries.Delivery, str]:
     """Sorts manifest entries of a domain by their delivery: its moment, the name staged, the content's hash."""
-    sha256 = entry["inspection"]["sha256"]
-    return storage.delivery(entry["name"], landing, sha256), sha256
+    sha256 = entry.inspection.sha256
+    return deliveries.delivery(entry.name, landing, sha256), sha256
 
 
-def inspect(source: BinaryIO, domain: Domain) -> records.Inspection:
+def inspect(source: BinaryIO, domain: Domain) -> Inspection:
     """Look at a file's bytes, and refuse it where its records could not be told apart or belong to no moment."""
     inspection = records.inspect(source, list(domain.columns))
     if inspection.rejected or not inspection.header:
         return inspection
-    by_name, others = match(inspection.header, list(domain.columns))
+    by_name, others = records.match(inspection.header, list(domain.columns))
     missing = [name for name in (domain.key, domain.event_time) if name not in by_name]
     if not missing:
         return inspection
@@ -358,11 +288,11 @@ def inspect(source: BinaryIO, domain: Domain) -> records.Inspection:
     return dataclasses.replace(inspection, header=(), plain=False, rejected=reason)
 
 
-def missing_columns(inspection: records.Inspection, domain: Domain) -> list[str]:
+def missing_columns(inspection: Inspection, domain: Domain) -> list[str]:
     """Columns of the domain that an accepted file does not have."""
     if inspection.rejected or not inspection.header:
         return []
-    by_name, _ = match(inspection.header, list(domain.columns))
+    by_name, _ = records.match(inspection.header, list(domain.columns))
     return [name for name in domain.columns if name not in by_name]
 
 
@@ -377,14 +307,14 @@ def _guess(missing: Sequence[str], others: Iterable[str]) -> str:
     return f"; {', '.join(alike)}" if alike else ""
 
 
-def _notes(inspection: records.Inspection, domain: Domain) -> list[str]:
+def _notes(inspection: Inspection, domain: Domain) -> list[str]:
     """What a person should know of a file that was accepted."""
     if inspection.rejected:
         return []
     if not inspection.header:
-        return [lineage.EMPTY]
+        return [EMPTY]
     notes = []
-    _, others = match(inspection.header, list(domain.columns))
+    _, others = records.match(inspection.header, list(domain.columns))
     if inspection.encoding != "utf-8":
         notes.append("it is not UTF-8 and was read as Windows-1252")
     if missing := missing_columns(inspection, domain):
@@ -394,65 +324,66 @@ def _notes(inspection: records.Inspection, domain: Domain) -> list[str]:
     return notes
 
 
-def count_records(state: DomainState, entries: Sequence[tuple[dt.date, dict[str, Any]]]) -> None:
-    """Fill in `records`, `malformed` and `dates` (records by event date) of manifest entries, from their files.
+def count_records(
+    state: DomainState, entries: Sequence[tuple[dt.date, ManifestEntry]], engine: Engine
+) -> list[tuple[dt.date, ManifestEntry]]:
+    """Fill in `records`, `malformed` and `dates` of manifest entries, from their files.
 
     The engine's count is held against the number of lines; a file where they differ is read carefully from now on.
     """
     files = [csv_file(state, date, entry, number) for number, (date, entry) in enumerate(entries)]
-    again = _count_records(state, entries, [file for file in files if has_records(file)])
-    for file in again:
-        entries[file.number][1]["inspection"]["plain"] = False
-    _count_records(state, entries, [csv_file(state, *entries[file.number], file.number) for file in again])
-
-
-def _count_records(
-    state: DomainState, entries: Sequence[tuple[dt.date, dict[str, Any]]], files: list[CsvFile]
-) -> list[CsvFile]:
-    """Returns the files whose count is not to be trusted."""
-    if not files:
-        return []
-    import duckdb
-
+    files = [file for file in files if has_records(file)]
     try:
-        loaded = Loaded(state, files, None)
-    except duckdb.InvalidInputException:
+        found = engine.count_records(state.reading, files) if files else {}
+    except NotPlainError:
         if all(not file.inspection.plain for file in files):
             raise
-        return files
-    dates: dict[int, Counter[str]] = {file.number: Counter() for file in files}
-    malformed: Counter[int] = Counter()
-    with contextlib.ExitStack() as stack:
-        stack.push(loaded)
-        for number, day, is_malformed, count in loaded.engine.rows(
-            "select file_number, partition_date, is_malformed, count(*) from loaded group by all order by all"
-        ):
-            dates[number][day.isoformat()] += count
-            malformed[number] += count * is_malformed
-        doubtful = []
-        for file in files:
-            found, inspection = dates[file.number].total(), file.inspection
-            if inspection.plain and (found != inspection.lines - 1 or (inspection.quoted and malformed[file.number])):
-                doubtful.append(file)
-            else:
-                entries[file.number][1].update(
-                    records=found, malformed=malformed[file.number], dates=dict(dates[file.number])
-                )
-        if not doubtful:
-            stack.pop_all()
-            loaded.keep()
-    return doubtful
+        found = {}
+    doubtful = [
+        dataclasses.replace(file, inspection=dataclasses.replace(file.inspection, plain=False))
+        for file in files
+        if _is_doubtful(file, found.get(file.number))
+    ]
+    if doubtful:
+        found |= engine.count_records(state.reading, doubtful)
+    inspections = {file.number: file.inspection for file in [*files, *doubtful]}
+    return [
+        (
+            date,
+            dataclasses.replace(
+                entry,
+                inspection=inspections[number],
+                records=sum(found[number].dates.values()),
+                malformed=found[number].malformed,
+                dates=found[number].dates,
+            )
+            if number in found
+            else entry,
+        )
+        for number, (date, entry) in enumerate(entries)
+    ]
 
 
-def csv_file(state: DomainState, date: dt.date, entry: dict[str, Any], number: int) -> CsvFile:
+def _is_doubtful(file: CsvFile, found: FileCount | None) -> bool:
+    """Whether a file's count is not to be trusted."""
+    inspection = file.inspection
+    if found is None:
+        return True
+    lines = sum(found.dates.values())
+    return inspection.plain and (lines != inspection.lines - 1 or (inspection.quoted and found.malformed > 0))
+
+
+def csv_file(state: DomainState, date: dt.date, entry: ManifestEntry, number: int) -> CsvFile:
     """A manifest's entry as the engine reads it."""
-    delivered = storage.delivery(entry["name"], date, entry["inspection"]["sha256"]).moment.date()
+    delivered = deliveries.delivery(entry.name, date, entry.inspection.sha256).moment.date()
+    path = f"{state.lake.bronze(state.domain, date)}/{entry.name}"
     return CsvFile(
-        path=f"{state.lake.bronze(state.domain, date)}/{entry['name']}",
+        path=state.lake.location(path),
         number=number,
         landing_date=date,
         latest_date=min(max(date, delivered), dt.date.max - dt.timedelta(days=1)) + dt.timedelta(days=1),
-        inspection=records.Inspection.from_json(entry["inspection"]),
+        inspection=entry.inspection,
+        name=path,
     )
 
 

@@ -1,322 +1,164 @@
 """Gold: one table per SQL file, published as snapshots.
 
-A table whose grain has the date recomputes only the days whose silver changed and carries the other rows over from
-its last snapshot. The footer of a snapshot holds the identity of every silver partition it was made from and the
-hash of its SQL, so the next run knows what is left to do.
+A table whose grain has the date computes only the days whose sources changed, and carries the other rows over from its
+last snapshot. The footer of a snapshot holds the identity of everything that it was made from and the hash of its SQL,
+so the next run knows what is left to do.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import importlib.resources
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import luigi
-
-from lakejobs import docs, lineage
-from lakejobs import lake as storage
-from lakejobs.config import lake as settings
-from lakejobs.console import LakeError, counted, tell
-from lakejobs.engine import DuckDB
-from lakejobs.lineage import DomainState
-from lakejobs.parameters import NameParameter
+from lakejobs.engine import Engine, GoldJob, GoldSource, OtherDateError, QueryError
+from lakejobs.freshness.made_by import GOLD_VERSION
+from lakejobs.freshness.runs import Run
+from lakejobs.freshness.tables import Inputs, footer, identity, inputs, newest_snapshot, snapshots
+from lakejobs.messages import LakeError, counted, few
+from lakejobs.model import BOOKKEEPING, Domain
 from lakejobs.project import domains
-from lakejobs.runs import LakeTask
-from lakejobs.silver import BOOKKEEPING, DomainSilver
+from lakejobs.storage import footer as footers
+from lakejobs.storage.layout import snapshot_name
+from lakejobs.tables import Source, Table, domains_of, tables
 
-HEADER = re.compile(r"-- grain: (?P<grain>[a-z0-9_, ]+)\s*\n-- source: (?P<source>[a-z0-9_]+)\s*\n", re.IGNORECASE)
-# Quoted text is taken whole, so that nothing in it is taken for a comment.
-CODE = re.compile(
-    r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
-    r"""|(?P<nothing>(?:\s|--[^\n]*|/\*.*?\*/)+)""",
-    re.DOTALL,
-)
+SQL_TYPES = {"text": "string", "integer": "bigint", "number": "double", "timestamp": "timestamp"}
 
 
-@dataclass(frozen=True)
-class Table:
-    """A gold table, as its SQL file describes it."""
-
-    name: str
-    grain: tuple[str, ...]
-    source: str
-    """A domain, whose valid silver rows the SQL reads under this name; or another gold table."""
-    sql: str
-
-    @property
-    def hash(self) -> str:
-        """Changes with the grain, the source and the SQL, and not with its comments or white space."""
-        code = CODE.sub(lambda found: " " if found["nothing"] else found[0], self.statement)
-        return lineage.digest([self.grain, self.source, code.strip()])
-
-    @property
-    def statement(self) -> str:
-        """The SQL without what may stand behind a statement."""
-        return self.sql.rstrip().rstrip(";")
-
-    @property
-    def is_daily(self) -> bool:
-        return "date" in self.grain
-
-
-def tables() -> dict[str, Table]:
-    """Every gold table by name, without those whose SQL file is broken."""
-    return parse_tables(read_sql())[0]
-
-
-def broken_tables() -> dict[str, str]:
-    """What is wrong with the SQL files of the other tables, by the table's name."""
-    return parse_tables(read_sql())[1]
-
-
-@cache
-def read_sql() -> tuple[tuple[str, str], ...]:
-    """Name and text of every SQL file."""
-    files = importlib.resources.files("lakejobs").joinpath("sql/gold").iterdir()
-    sql = {file.name.removesuffix(".sql"): file for file in files if file.name.endswith(".sql")}
-    return tuple((name, sql[name].read_text(encoding="utf-8")) for name in sorted(sql))
-
-
-@cache
-def parse_tables(sql: tuple[tuple[str, str], ...]) -> tuple[dict[str, Table], dict[str, str]]:
-    """The tables that SQL files describe, and what is wrong with the others."""
-    found, broken = {}, {}
-    for name, text in sql:
-        header = HEADER.match(text)
-        if header:
-            grain = tuple(column.strip().lower() for column in header["grain"].split(","))
-            found[name] = Table(name, grain, header["source"].lower(), text)
-        else:
-            broken[name] = f"sql/gold/{name}.sql does not begin with the lines '-- grain: …' and '-- source: …'"
-    made: dict[str, Table] = {}
-    while ready := [table for table in found.values() if table.source in domains() or table.source in made]:
-        made |= {table.name: found.pop(table.name) for table in ready}
-    for table in found.values():
-        broken[table.name] = (
-            f"sql/gold/{table.name}.sql: its source {table.source} is neither a domain nor a gold table that works"
-        )
-    return made, broken
-
-
-def domain_of(table: Table) -> str:
-    """The domain a table is made from, directly or by way of other tables."""
-    return table.source if table.source in domains() else domain_of(tables()[table.source])
-
-
-class TableParameter(NameParameter):
-    def __init__(self) -> None:
-        super().__init__("gold table", lambda: (name for name, _ in read_sql()))
-
-
-class Gold(LakeTask):
-    """The newest snapshot of one gold table."""
-
-    table = TableParameter()
-    priority = 1
-
-    def requires(self) -> list[luigi.Task]:
-        if self.table in broken_tables():
-            return []
-        source = tables()[self.table].source
-        return [DomainSilver(source)] if source in domains() else [Gold(source)]
-
-    def output(self) -> GoldTarget | list[GoldTarget]:
-        return [] if self.table in broken_tables() else GoldTarget(self.table)
-
-    def complete(self) -> bool:
-        return self.table not in broken_tables() and super().complete()
-
-    def run(self) -> None:
-        if self.table in broken_tables():
-            raise LakeError(broken_tables()[self.table])
-        table = tables()[self.table]
-        with lineage.state(domain_of(table)).locked() as state:
-            if not is_fresh(state, table):
-                tell(self, build(state, table), percent=100, link=docs.page_url(state.lake.report))
-
-
-class GoldTarget(luigi.Target):
-    """Exists when the newest snapshot was made from what silver holds now, and nothing is waiting below."""
-
-    def __init__(self, table: str) -> None:
-        self.table = tables()[table]
-
-    @property
-    def path(self) -> str:
-        """The newest snapshot, or the directory of the table where there is none yet."""
-        state = lineage.state(domain_of(self.table))
-        newest, _ = newest_snapshot(state, self.table)
-        return state.lake.gold(self.table.name, newest) if newest else state.lake.layer("gold", self.table.name)
-
-    def exists(self) -> bool:
-        state = lineage.state(domain_of(self.table))
-        fresh = not state.stale_landings() and not state.stale_dates() and is_fresh(state, self.table)
-        # Where this run has nothing to publish, nobody else keeps what was learned of the snapshot.
-        state.save()
-        return fresh
-
-    def __str__(self) -> str:
-        return self.path
-
-
-def snapshots(state: DomainState, table: Table) -> list[str]:
-    """Names of a table's snapshots, the newest last."""
-    found = storage.files(state.lake.layer("gold", table.name))
-    return [file.name for file in found if re.fullmatch(table.name + storage.SNAPSHOT, file.name)]
-
-
-def newest_snapshot(state: DomainState, table: Table) -> tuple[str | None, dict[str, Any] | None]:
-    """The newest snapshot that is whole, and its footer."""
-    for name in reversed(snapshots(state, table)):
-        if footer := state.footer(state.lake.gold(table.name, name)):
-            return name, footer
-    return None, None
-
-
-def inputs(state: DomainState, table: Table) -> dict[str, str]:
-    """What a table is made from now: the identity of each silver partition by date, or of its source table."""
-    if table.source in domains():
-        return {date.isoformat(): footer["identity"] for date, footer in sorted(state.silver.items())}
-    _, footer = newest_snapshot(state, tables()[table.source])
-    return {table.source: footer["identity"]} if footer else {}
-
-
-def identity(table: Table, made_from: dict[str, str]) -> str:
-    """What a snapshot has in its footer that was made from these inputs."""
-    return lineage.digest([lineage.GOLD_VERSION, table.hash, made_from])
-
-
-def is_fresh(state: DomainState, table: Table) -> bool:
-    """Whether the newest file of a table is whole and was made from its inputs as they are."""
-    if table.source not in domains() and not is_fresh(state, tables()[table.source]):
-        return False
-    names = snapshots(state, table)
-    footer = state.footer(state.lake.gold(table.name, names[-1])) if names else None
-    return footer is not None and footer["identity"] == identity(table, inputs(state, table))
-
-
-def build(state: DomainState, table: Table) -> str:
-    """Publish a new snapshot. Returns what was done."""
-    before, footer = newest_snapshot(state, table)
-    made_from = inputs(state, table)
-    old = {}
-    if before and footer and (footer.get("version"), footer["sql"]) == (lineage.GOLD_VERSION, table.hash):
-        old = (storage.read_footer(state.lake.gold(table.name, before)) or {}).get("inputs", {})
-    directory = state.lake.layer("gold", table.name)
-    storage.sweep(directory)
-    docs.sweep(state.lake, state.domain)
-    with storage.scratch(state.lake, state.domain) as spill, DuckDB(spill) as engine:
-        if table.is_daily and table.source in domains():
-            changed = sorted(date for date in made_from if old.get(date) != made_from[date])
-            carried = sorted(date for date in old if old[date] == made_from.get(date))
-        else:
-            changed, carried = sorted(made_from), []
-        _read_source(state, table, changed, engine)
-        now = dt.datetime.now(dt.UTC)
-        stamp = f"timestamp '{now.replace(tzinfo=None)}' as generated_at"
-        with _explained(table):
-            engine.run(f"create temp table computed as select * from (\n{table.statement}\n) as computed")
-            if table.is_daily and table.source in domains():
-                _check_dates(state, table, changed, engine)
-        query = f"select *, {stamp} from computed"
-        if carried and before:
-            engine.read_parquet("carried", [state.lake.gold(table.name, before)])
-            days = ", ".join(f"date '{date}'" for date in carried)
-            query += f" union all select * from carried where date in ({days})"
-        names = snapshots(state, table)
-        name = storage.snapshot_name(table.name, names[-1] if names else None, now)
-        content = {
-            "identity": identity(table, made_from),
-            "version": lineage.GOLD_VERSION,
-            "sql": table.hash,
-            "inputs": made_from,
-            "generated_at": now.isoformat(),
-        }
-        with _explained(table), storage.publish(state.lake.gold(table.name, name)) as temporary:
-            rows = engine.write_parquet(
-                f"select * from ({query}) as snapshot order by {', '.join(table.grain)}",
-                temporary,
-                storage.footer_text(content),
-            )
-            storage.seal(temporary)
-    prune(state, table)
+def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
+    """Publish a new snapshot, and keep so many older ones. Returns what was done."""
+    before, known = newest_snapshot(run, table)
+    made_from = inputs(run, table)
+    is_same = known is not None and (known.version, known.sql) == (GOLD_VERSION, table.hash)
+    if not is_same:
+        check_sources(table)
+    old: Inputs = {}
+    if before and is_same:
+        old = (footers.read_footer(run.lake.store, run.lake.gold(table.name, before)) or {}).get("inputs", {})
+    computed, carried = days_to_compute(table, old, made_from)
+    run.lake.store.sweep(run.lake.layer("gold", table.name))
+    now = dt.datetime.now(dt.UTC)
+    found = snapshots(run, table)
+    name = snapshot_name(table.name, found[-1].name if found else None, now)
+    content: dict[str, Any] = {
+        "identity": identity(table, made_from),
+        "version": GOLD_VERSION,
+        "sql": table.hash,
+        "inputs": made_from,
+        "generated_at": now.isoformat(),
+    }
+    job = GoldJob(
+        statement=table.statement,
+        grain=table.grain,
+        sources=[_source(run, table, source) for source in table.sources],
+        days=computed,
+        carried=(run.lake.location(run.lake.gold(table.name, before)), carried) if before and carried else None,
+        generated_at=now,
+    )
+    with run.lake.store.publish(run.lake.gold(table.name, name)) as temporary:
+        rows = _write(table, job, engine, temporary, footers.footer_text(content))
+        footers.seal(temporary)
+    prune(run, table, keep)
     said = counted(rows, "row")
-    if table.is_daily:
-        said += f", {counted(len(changed), 'day')} computed, {len(carried):,} carried over"
-    if footer and footer.get("version") != lineage.GOLD_VERSION:
+    if computed is not None:
+        said += f", {counted(len(computed), 'day')} computed, {len(carried):,} carried over"
+    if known and known.version != GOLD_VERSION:
         said += "; made anew because an earlier version of lakejobs made it before"
-    elif footer and footer["sql"] != table.hash:
+    elif known and known.sql != table.hash:
         said += "; made anew because its SQL changed"
     return said
 
 
-@contextlib.contextmanager
-def _explained(table: Table) -> Iterator[None]:
-    """Turn an error of the table's SQL into a message that names the file."""
-    import duckdb
+def days_to_compute(table: Table, old: Inputs, new: Inputs) -> tuple[list[str] | None, list[str]]:
+    """The days that have to be computed, and those that stay as they are in the last snapshot, which was made from
+    `old`. None where the table is computed whole."""
+    if not table.is_by_day:
+        return None, []
+    by_day = [source.name for source in table.sources if source.name in domains() and not source.all_days]
+    others = [source.name for source in table.sources if source.name not in by_day]
+    days = sorted({day for name in by_day for day in new[name]})
+    if not old or any(old.get(name) != new[name] for name in others):
+        return days, []
+
+    def stays(day: str) -> bool:
+        return all(old.get(name, {}).get(day) == new[name].get(day) for name in by_day)
+
+    known = {day for name in by_day for day in old.get(name, ())}
+    carried = [day for day in days if day in known and stays(day)]
+    return sorted(set(days) - set(carried)), carried
+
+
+def _source(run: Run, table: Table, source: Source) -> GoldSource:
+    """What the SQL reads under a source's name."""
+    if source.name in domains():
+        state = run.state(source.name)
+        paths = {day.isoformat(): run.lake.location(run.lake.silver(source.name, day)) for day in sorted(state.silver)}
+        return GoldSource(source.name, sql_types(state.reading.domain), paths, not source.all_days)
+    read = tables()[source.name]
+    newest, _ = newest_snapshot(run, read)
+    if newest is None:
+        raise LakeError(f"gold table {table.name} reads {read.name}, which has no snapshot")
+    is_daily = table.is_by_day and not source.all_days
+    if is_daily and not read.is_daily:
+        raise LakeError(
+            f"{table.path}: {read.name} has no rows by day; name it {read.name} (all days) among the sources, and each "
+            "day sees all of it"
+        )
+    return GoldSource(read.name, {}, {"": run.lake.location(run.lake.gold(read.name, newest))}, is_daily)
+
+
+def sql_types(domain: Domain) -> dict[str, str]:
+    """The columns of a domain's silver and their types in SQL."""
+    return {name: SQL_TYPES[kind] for name, kind in domain.columns.items()} | BOOKKEEPING
+
+
+def _write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) -> int:
+    try:
+        return engine.gold(job, path, content)
+    except QueryError as error:
+        # The engine counts from the line before the file's first.
+        said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error))
+        raise LakeError(f"{table.path}: {' '.join(said.split())}") from error
+    except OtherDateError as error:
+        raise LakeError(
+            f"{table.path}: it counts events of {error.day} to {error.other}, but the date in a grain is the UTC day "
+            "of the event. Name that column otherwise, such as week; then the table is computed whole."
+        ) from error
+
+
+def check_sources(table: Table) -> None:
+    """Raises LakeError where the SQL reads what the header does not name, or the other way round."""
+    import sqlglot
+    from sqlglot.optimizer.scope import traverse_scope
 
     try:
-        yield
-    except duckdb.IOException:
-        raise
-    except duckdb.Error as error:
-        said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error).strip())
-        raise LakeError(f"sql/gold/{table.name}.sql: {' '.join(said.split())}") from error
-
-
-def _check_dates(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:
-    """Refuse a table that counts an event to another date than its UTC day: carried over day by day, its rows would be
-    lost or stand twice. Judged by all days together, and by each of the last two alone."""
-    _refuse_other_dates(table, "computed", dates, engine)
-    for date in dates[-2:] if len(dates) > 1 else []:
-        engine.run(f"drop view {table.source}")
-        _read_source(state, table, [date], engine)
-        _refuse_other_dates(table, f"(\n{table.statement}\n)", [date], engine)
-
-
-def _refuse_other_dates(table: Table, rows: str, dates: list[str], engine: DuckDB) -> None:
-    known = "".join(f" and date <> date '{date}'" for date in dates)
-    for (other,) in engine.rows(f"select date from {rows} as computed where date is null or (true{known}) limit 1"):
+        scopes = traverse_scope(sqlglot.parse_one(table.statement, dialect="duckdb"))
+    except sqlglot.errors.SqlglotError:
+        return  # the engine says better what is wrong
+    read = {
+        source.name.lower()
+        for scope in scopes
+        for source in scope.sources.values()
+        if isinstance(source, sqlglot.exp.Table) and source.name
+    }
+    named = {source.name for source in table.sources}
+    if unknown := sorted(read - named):
+        there = few(sorted({*domains(), *tables()} - {table.name}), 20)
         raise LakeError(
-            f"sql/gold/{table.name}.sql: it counts events of {dates[-1]} to {other}, but the date in a grain is the "
-            "UTC day of the event. Name that column otherwise, such as week; then the table is computed whole."
+            f"{table.path}: its SQL reads {few(unknown)}, which its second line does not name as a source; "
+            f"there are {there}"
         )
+    if unread := sorted(named - read):
+        raise LakeError(f"{table.path}: its second line names {few(unread)} as a source, but its SQL does not read it")
 
 
-def _read_source(state: DomainState, table: Table, dates: list[str], engine: DuckDB) -> None:
-    """Make the table's source readable under its name: the valid silver rows of some dates, or another table."""
-    if table.source not in domains():
-        newest, _ = newest_snapshot(state, tables()[table.source])
-        if newest is None:
-            raise LakeError(f"gold table {table.name} reads {table.source}, which has no snapshot")
-        engine.read_parquet(table.source, [state.lake.gold(table.source, newest)])
-        return
-    if not dates:
-        engine.run(f"create temp view {table.source} as select {empty_row(table.source)} limit 0")
-        return
-    engine.read_parquet("partitions", [state.lake.silver(state.domain, dt.date.fromisoformat(date)) for date in dates])
-    engine.run(f"create temp view {table.source} as select * from partitions where is_valid")
-
-
-def empty_row(domain: str) -> str:
-    """A domain's columns, typed, for a table without rows."""
-    types = {"text": "string", "integer": "bigint", "number": "double", "timestamp": "timestamp"}
-    columns = {name: types[kind] for name, kind in domains()[domain].columns.items()} | BOOKKEEPING
-    return ", ".join(f"cast(null as {kind}) as {name}" for name, kind in columns.items())
-
-
-def prune(state: DomainState, table: Table) -> None:
-    """Keep the newest snapshots, `[lake] keep_snapshots` of them besides the one just made, and none that is damaged:
-    there is nothing to make it again from, and readers would stumble over it."""
-    for name in snapshots(state, table):
-        path = state.lake.gold(table.name, name)
-        if not state.footer(path):
-            storage.remove(path)
-    for name in snapshots(state, table)[: -1 - max(0, settings().keep_snapshots)]:
-        storage.remove(state.lake.gold(table.name, name))
-        state.footer(state.lake.gold(table.name, name))  # is not to be remembered
+def prune(run: Run, table: Table, keep: int) -> None:
+    """Keep the newest snapshots, so many of them besides the one just made, and none that is damaged: there is nothing
+    to make it again from, and readers would stumble over it."""
+    for snapshot in snapshots(run, table):
+        if not footer(run, table, snapshot):
+            run.lake.store.remove(run.lake.gold(table.name, snapshot.name))
+    for snapshot in snapshots(run, table)[: -1 - max(0, keep)]:
+        path = run.lake.gold(table.name, snapshot.name)
+        run.lake.store.remove(path)
+        run.state(domains_of(table)[0]).gold_footer(path, None)  # is not to be remembered

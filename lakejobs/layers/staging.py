@@ -10,16 +10,9 @@ import csv
 import datetime as dt
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-import luigi
-
-from lakejobs import lake as storage
-from lakejobs.console import LakeError, counted, report, tell
 from lakejobs.model import Domain
-from lakejobs.parameters import BatchParameter, DomainParameter
-from lakejobs.project import domains
-from lakejobs.runs import LakeTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,42 +24,10 @@ LATE = 0.05
 """Share of batches with one row of an earlier day."""
 
 
-class Staging(LakeTask):
-    """One generated CSV file of a batch. A batch whose file was landed and then cleared away is complete too."""
-
-    domain = DomainParameter()
-    batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
-    rows = luigi.OptionalIntParameter(default=None, description="Rows to draw; a domain has its own usual number.")
-
-    def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(storage.current().staged(self.domain, domains()[self.domain].prefix, self.batch))
-
-    def complete(self) -> bool:
-        path = self.output().path
-        landed = storage.files(storage.current().bronze(self.domain, self.batch.date()))
-        return storage.file(path) is not None or path.rpartition("/")[2] in {
-            storage.original_name(file.name) for file in landed
-        }
-
-    def run(self) -> None:
-        domain = domains()[self.domain]
-        path = self.output().path
-        rows = domain.rows if self.rows is None else self.rows
-        if rows < 1:
-            raise LakeError(f"--rows {rows}: a batch has at least one row")
-
-        def drawn(count: int) -> None:
-            report(self, f"{count:,} of {rows:,} rows drawn", 100 * count // rows)
-
-        with storage.publish(path) as temporary:
-            written = write_batch(domain, self.batch, rows, temporary, drawn)
-        tell(self, f"{counted(written, 'row')} in {path}", percent=100)
-
-
 def write_batch(
-    domain: Domain, batch: dt.datetime, rows: int, path: str, drawn: Callable[[int], None] = lambda rows: None
+    domain: Domain, batch: dt.datetime, rows: int, handle: TextIO, drawn: Callable[[int], None] = lambda rows: None
 ) -> int:
-    """Write the CSV file of a batch; returns its rows, the repeated one counted. `drawn` is told how many there are."""
+    """Write a batch as CSV; returns its rows, the repeated one counted. `drawn` is told how many there are."""
     import numpy as np
 
     seed = [zlib.crc32(domain.name.encode()), int(batch.replace(tzinfo=dt.UTC).timestamp())]
@@ -75,20 +36,19 @@ def write_batch(
     days_late = int(chance.integers(1, 4))
     repeated = chance.random() < REPEATED
     first: list[str] = []
-    with open(path, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(domain.columns)
-        for start in range(0, rows, PIECE):
-            drawn(start)
-            count = min(PIECE, rows - start)
-            columns = domain.fake(np.random.default_rng([*seed, start]), batch, start, count)
-            if late is not None and start <= late < start + count:
-                _make_late(columns[domain.event_time], late - start, days_late)
-            table = list(zip(*(columns[name].tolist() for name in domain.columns), strict=True))
-            first = first or list(table[0])
-            writer.writerows(table)
-        if repeated:
-            writer.writerow(first)
+    writer = csv.writer(handle, lineterminator="\n")
+    writer.writerow(domain.columns)
+    for start in range(0, rows, PIECE):
+        drawn(start)
+        count = min(PIECE, rows - start)
+        columns = domain.fake(np.random.default_rng([*seed, start]), batch, start, count)
+        if late is not None and start <= late < start + count:
+            _make_late(columns[domain.event_time], late - start, days_late)
+        table = list(zip(*(columns[name].tolist() for name in domain.columns), strict=True))
+        first = first or list(table[0])
+        writer.writerows(table)
+    if repeated:
+        writer.writerow(first)
     return rows + repeated
 
 
