@@ -16,16 +16,6 @@ from lakejobs import domains, gold, quality
 from lakejobs.domains import DOMAINS
 
 README = (PROJECT / "README.md").read_text()
-LAKE = "lakejobs/README.md"
-# Domains and tables are named on the first page, or on the page about the lake that it links to.
-NAMED = README + (PROJECT / LAKE).read_text()
-PAGES = [
-    page
-    for page in sorted(PROJECT.glob("**/*.md"))
-    if not any(part.startswith((".", "datalake", "build")) for part in page.relative_to(PROJECT).parts)
-]
-LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
-FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 NOT_A_DOMAIN = {"domain", "catalogue"}
 
 # Who may import whom: a module only those before it. `console` and `config` stand before all.
@@ -132,6 +122,18 @@ def test_the_settings_file_names_every_setting_with_its_default():
         assert parameter.parse(read["lake"][name]) == parameter.normalize(parameter._default), (
             f"[lake] {name} has another default"
         )
+
+
+LAKE = "lakejobs/README.md"
+# Domains and tables are named on the first page, or on the page about the lake that it links to.
+NAMED = README + (PROJECT / LAKE).read_text()
+PAGES = [
+    page
+    for page in sorted(PROJECT.glob("**/*.md"))
+    if not any(part.startswith((".", "datalake", "build")) for part in page.relative_to(PROJECT).parts)
+]
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
 def test_the_readme_is_a_front_door():
