@@ -27,7 +27,7 @@ def test_every_domain_has_what_it_needs(name):
     assert (PROJECT / f"expectations/{name}.json").exists(), f"{name} needs a suite of rules"
     assert list((PROJECT / "tests/golden").glob(f"*/input/{name}")), f"{name} needs a golden case"
     assert any(gold.domain_of(table) == name for table in gold.tables().values()), f"{name} is in no gold table"
-    assert name in README, f"{name} is not in the README"
+    assert f"`{name}`" in NAMED, f"{name} is not in README.md or {LAKE}"
     dag = (PROJECT / "lakejobs/dags/data_lake_pipeline.py").read_text()
     assert f'"{name}"' in dag, f"no task of the Airflow schedule generates {name}"
 
@@ -48,7 +48,7 @@ def test_every_gold_table_has_a_grain_a_note_and_a_place(name):
     table = gold.tables()[name]
     third = table.sql.splitlines()[2]
     assert third.startswith("-- One row per "), f"{name}.sql says its grain in words on the third line"
-    assert f"`{name}`" in README, f"{name} is not in the README"
+    assert f"`{name}`" in NAMED, f"{name} is not in README.md or {LAKE}"
     assert list((PROJECT / "tests/golden").glob(f"*/expect/gold/{name}.csv")), f"{name} is in no golden case"
 
 
@@ -113,9 +113,32 @@ def test_the_settings_file_names_every_setting_with_its_default():
         )
 
 
-def test_every_link_in_the_readme_leads_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
-        assert (PROJECT / target).exists(), target
+LAKE = "lakejobs/README.md"
+# Domains and tables are named on the first page, or on the page about the lake that it links to.
+NAMED = README + (PROJECT / LAKE).read_text()
+PAGES = [
+    page
+    for page in sorted(PROJECT.glob("**/*.md"))
+    if not any(part.startswith((".", "datalake", "build")) for part in page.relative_to(PROJECT).parts)
+]
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_is_a_front_door():
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_leads_somewhere(page):
+    for path, section in LINK.findall(FENCED.sub("", page.read_text())):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        if section:
+            headings = re.findall(r"^#+ (.+)$", FENCED.sub("", target.read_text()), re.MULTILINE)
+            # As GitHub names them.
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert section in anchors, f"{path} has no section {section}"
 
 
 def test_scripts_are_executable():
