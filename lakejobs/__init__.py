@@ -1,7 +1,5 @@
 """lakejobs: a medallion lake as a Luigi pipeline. This module is what `luigi --module lakejobs` loads."""
 
-import luigi
-
 from lakejobs import config, console
 
 __all__ = [
@@ -32,5 +30,3 @@ from lakejobs.tasks import (  # noqa: E402 - after Luigi has its settings
     SilverAll,
     Staging,
 )
-
-luigi.Task.event_handler(luigi.Event.FAILURE)(console.note_interruption)

@@ -56,8 +56,6 @@ class PlainMessages(logging.Filter):
         if record.levelno < logging.WARNING and template.startswith(CHATTER):
             return False
         error = record.exc_info[1] if record.exc_info else None
-        if is_interruption(error):
-            return False
         message = plain_message(error)
         if message is None and "LakeError: " in template:
             # Raised while tasks were scheduled: Luigi has made text of the traceback already.
@@ -126,27 +124,11 @@ def _option_being_read(traceback: TracebackType | None) -> str | None:
     return None
 
 
-def is_interruption(error: BaseException | None) -> bool:
-    """Whether a person pressed Ctrl-C. DuckDB makes an error of its own of it where it was at work."""
-    return isinstance(error, KeyboardInterrupt) or (
-        type(error) is RuntimeError and str(error).startswith("Query interrupted")
-    )
-
-
-_interrupted = False
-
-
-def note_interruption(task: luigi.Task, error: BaseException) -> None:
-    """A handler of Luigi's event FAILURE."""
-    global _interrupted
-    _interrupted = _interrupted or is_interruption(error)
-
-
 class TaskContext:
     """What Luigi runs every task in, by its setting `task_process_context`.
 
-    Luigi goes on with other tasks after DuckDB's error, so it becomes what Ctrl-C is elsewhere. It reaches a run and
-    all of its worker processes at once; these end in silence, because it is for the run to speak.
+    Ctrl-C reaches a run and all of its worker processes at once; these end in silence, because it is for the run to
+    speak.
     """
 
     def __init__(self, process: Any) -> None: ...
@@ -154,15 +136,12 @@ class TaskContext:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> bool:
-        is_worker = multiprocessing.parent_process() is not None
-        if _interrupted and not is_worker:
-            raise KeyboardInterrupt
-        return kind is KeyboardInterrupt and is_worker
+        return kind is KeyboardInterrupt and multiprocessing.parent_process() is not None
 
 
 def show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """In place of `sys.excepthook`: a sentence where one helps more than a traceback."""
-    if is_interruption(error):
+    if kind is KeyboardInterrupt:
         progress.end()
         sys.stderr.write(f"{INTERRUPTED}\n")
         raise SystemExit(INTERRUPTED_CODE)

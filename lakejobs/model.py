@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -284,3 +286,11 @@ class GoldFooter:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> GoldFooter:
         return cls(content["identity"], content.get("version", 0), content.get("sql", ""), content["generated_at"])
+
+
+# ------------------------------------------------------------------------------------------------ identities
+
+
+def digest(content: Any) -> str:
+    """A short hash of JSON content, for telling whether it is the same."""
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:32]

@@ -8,9 +8,9 @@ from typing import Any
 
 import luigi
 
+from lakejobs import tables
 from lakejobs.messages import LakeError
 from lakejobs.project import domains
-from lakejobs.tables import read_sql
 
 BATCH_FORMATS = ("%Y%m%d_%H%M%S", "%Y-%m-%dT%H%M%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 
@@ -36,7 +36,7 @@ class DomainParameter(NameParameter):
 
 class TableParameter(NameParameter):
     def __init__(self) -> None:
-        super().__init__("gold table", lambda: (name for name, _, _ in read_sql()))
+        super().__init__("gold table", lambda: (name for name, _, _ in tables.read_sql()))
 
 
 class DateParameter(luigi.DateParameter):

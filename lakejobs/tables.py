@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from lakejobs.freshness.made_by import digest
 from lakejobs.messages import few
+from lakejobs.model import digest
 from lakejobs.project import domains
 
 HEADER = re.compile(

@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import functools
 import multiprocessing
-import os
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +26,7 @@ from lakejobs.quality import importing, suite
 from lakejobs.storage import deliveries, documents, layout
 from lakejobs.tables import Table, broken_tables, domains_of, tables
 
-RUN = f"{os.getpid():x}{os.urandom(4).hex()}"
+RUN = uuid.uuid4().hex[:12]
 
 
 class LakeTask(luigi.Task):

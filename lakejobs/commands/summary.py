@@ -76,7 +76,7 @@ def link(lake: Lake, path: str) -> str:
         except (OSError, ValueError):
             is_served = False
         if not is_served:
-            return docs.file_url(lake, path)
+            return lake.store.url(path)
     return url
 
 

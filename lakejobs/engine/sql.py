@@ -31,6 +31,19 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def relations_read(query: str) -> set[str] | None:
+    """Names of the relations that a query reads, in lower case; None where it cannot be parsed."""
+    import sqlglot
+    from sqlglot.optimizer.scope import traverse_scope
+
+    try:
+        scopes = traverse_scope(sqlglot.parse_one(query, dialect="duckdb"))
+    except sqlglot.errors.SqlglotError:
+        return None
+    sources = [source for scope in scopes for source in scope.sources.values()]
+    return {source.name.lower() for source in sources if isinstance(source, sqlglot.exp.Table) and source.name}
+
+
 def partition_dates(reading: Reading) -> str:
     """Query over `delivered`: file_number, is_malformed, and the partition_date of every record."""
     return (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from lakejobs.config import lake as settings
 from lakejobs.engine import Reading, sql
 from lakejobs.messages import LakeError, few
-from lakejobs.model import Domain
+from lakejobs.model import Domain, digest
 from lakejobs.project import domains
 from lakejobs.quality import suite
 
@@ -20,11 +18,6 @@ SILVER_VERSION = 2
 GOLD_VERSION = 3
 """Raise one when Python code gives other rows of the same input; SQL, rules and settings have hashes of their own. A
 test holds a fingerprint of the output against them."""
-
-
-def digest(content: Any) -> str:
-    """A short hash of JSON content, for telling whether it is the same."""
-    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
 def reading_of(domain: Domain) -> Reading:

@@ -21,12 +21,11 @@ from lakejobs.freshness.made_by import (
     GOLD_VERSION,
     SILVER_VERSION,
     MadeBy,
-    digest,
     needed_columns,
     reading_of,
 )
 from lakejobs.messages import LakeError, counted, few, log
-from lakejobs.model import GoldFooter, Landing, Manifest, SilverFooter
+from lakejobs.model import GoldFooter, Landing, Manifest, SilverFooter, digest
 from lakejobs.project import domains
 from lakejobs.storage import File, deliveries, documents
 from lakejobs.storage.layout import Lake, partition_path

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from lakejobs.freshness.made_by import GOLD_VERSION, digest
+from lakejobs.freshness.made_by import GOLD_VERSION
 from lakejobs.freshness.runs import Run
-from lakejobs.model import GoldFooter
+from lakejobs.model import GoldFooter, digest
 from lakejobs.project import domains
 from lakejobs.storage import File
 from lakejobs.storage.layout import SNAPSHOT

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from lakejobs.engine import Engine, GoldJob, GoldSource, OtherDateError, QueryError
+from lakejobs.engine.sql import relations_read
 from lakejobs.freshness.made_by import GOLD_VERSION
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.tables import Inputs, footer, identity, inputs, newest_snapshot, snapshots
@@ -128,19 +129,9 @@ def _write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) 
 
 def check_sources(table: Table) -> None:
     """Raises LakeError where the SQL reads what the header does not name, or the other way round."""
-    import sqlglot
-    from sqlglot.optimizer.scope import traverse_scope
-
-    try:
-        scopes = traverse_scope(sqlglot.parse_one(table.statement, dialect="duckdb"))
-    except sqlglot.errors.SqlglotError:
+    read = relations_read(table.statement)
+    if read is None:
         return  # the engine says better what is wrong
-    read = {
-        source.name.lower()
-        for scope in scopes
-        for source in scope.sources.values()
-        if isinstance(source, sqlglot.exp.Table) and source.name
-    }
     named = {source.name for source in table.sources}
     if unknown := sorted(read - named):
         there = few(sorted({*domains(), *tables()} - {table.name}), 20)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import html
-import os
+import importlib.resources
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -199,11 +199,7 @@ def prune(lake: Lake, domain: str) -> None:
 def page_url(lake: Lake, path: str) -> str:
     """Where a page is looked at: below `[lake] docs_url`, where the lake's pages are served, or else on the disk."""
     base = settings().docs_url
-    return f"{base.rstrip('/')}/{path.removeprefix('quality/')}" if base else file_url(lake, path)
-
-
-def file_url(lake: Lake, path: str) -> str:
-    return "file://" + os.path.abspath(lake.location(path))
+    return f"{base.rstrip('/')}/{path.removeprefix('quality/')}" if base else lake.store.url(path)
 
 
 def _results(lake: Lake, domain: str) -> list[File]:
@@ -245,7 +241,9 @@ def environment() -> jinja2.Environment:
 def _view() -> Any:
     from great_expectations.render.view import DefaultJinjaPageView
 
-    view = DefaultJinjaPageView(custom_views_directory=os.path.join(os.path.dirname(__file__), "templates"))
+    view = DefaultJinjaPageView(
+        custom_views_directory=str(importlib.resources.files("lakejobs.pages").joinpath("templates"))
+    )
     view.env.filters.update(environment().filters)
     return view
 

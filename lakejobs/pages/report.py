@@ -17,12 +17,11 @@ from typing import Any
 
 from lakejobs.engine import QueryError, Rows
 from lakejobs.engine.sql import text
-from lakejobs.freshness.made_by import digest
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.state import DomainState
 from lakejobs.freshness.tables import is_fresh, newest_snapshot
 from lakejobs.messages import LakeError, counted, few
-from lakejobs.model import Landing
+from lakejobs.model import Landing, digest
 from lakejobs.pages import docs
 from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
 from lakejobs.project import domains

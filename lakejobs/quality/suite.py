@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lakejobs import project
 from lakejobs.config import lake as settings
 from lakejobs.messages import LakeError
 from lakejobs.model import Domain
@@ -94,17 +95,12 @@ def load_suite(domain: Domain) -> Suite:
     an unknown severity, a column that the domain does not have.
     """
     path = suite_path(domain.name)
+    if not project.exists(path):
+        raise LakeError(f"{path} is missing: every domain needs a suite of rules, even an empty one")
     try:
-        with open(path, encoding="utf-8") as handle:
-            content = json.load(handle)
-    except FileNotFoundError:
-        raise LakeError(f"{path} is missing: every domain needs a suite of rules, even an empty one") from None
-    except OSError as error:
-        raise LakeError(f"{path} cannot be read: {error.strerror}") from None
+        content = json.loads(project.read_text(path))
     except json.JSONDecodeError as error:
         raise LakeError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise LakeError(f"{path} is not UTF-8 text") from None
     if not isinstance(content, dict) or not isinstance(content.get("expectations"), list):
         raise LakeError(f'{path} is not a suite: it needs "name" and a list of "expectations"')
     rules = tuple(_rule(path, domain, position, rule) for position, rule in enumerate(content["expectations"], start=1))

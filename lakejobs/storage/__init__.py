@@ -59,6 +59,9 @@ class Store(Protocol):
     def location(self, path: str) -> str:
         """How people and engines call a file: its path on the disk, or its URL."""
 
+    def url(self, path: str) -> str:
+        """A URL that leads to a file."""
+
     def exists(self) -> bool:
         """Whether the root is there."""
 

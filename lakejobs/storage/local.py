@@ -30,6 +30,9 @@ class LocalStore:
     def location(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
+    def url(self, path: str) -> str:
+        return f"file://{os.path.abspath(self.location(path))}"
+
     def exists(self) -> bool:
         return os.path.isdir(self.root)
 
