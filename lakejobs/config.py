@@ -12,7 +12,7 @@ from typing import Any
 
 import luigi
 
-from lakejobs.console import LakeError
+from lakejobs.messages import LakeError
 
 TIMESTAMP_FORMAT = re.compile(r"(?:[^%]|%%|%-?[aAbBdfgHIjmMpSuUwWyYzZ])+")
 """What `strptime` knows in engines and in Python."""

@@ -8,20 +8,14 @@ import logging
 import multiprocessing
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+from lakejobs.messages import LakeError, log
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     import luigi
-
-log = logging.getLogger("luigi-interface.lakejobs")
-"""The project's logger. It hangs below Luigi's, so Luigi's level and handler settings hold for it too."""
-
-Report: TypeAlias = Callable[[str, int], None]
-"""Says what is being done, and how far it has come in percent."""
 
 LUIGID_HELP = (
     "no luigid answers at {url}. Start one (scripts/luigid, or: luigid --background --address 127.0.0.1 "
@@ -46,10 +40,6 @@ CHATTER = (
 )
 
 
-class LakeError(Exception):
-    """Something a person can mend. The text says what is wrong, in which file or setting, and what to do."""
-
-
 class PlainMessages(logging.Filter):
     """Cuts Luigi's log down to what helps.
 
@@ -66,8 +56,6 @@ class PlainMessages(logging.Filter):
         if record.levelno < logging.WARNING and template.startswith(CHATTER):
             return False
         error = record.exc_info[1] if record.exc_info else None
-        if is_interruption(error):
-            return False
         message = plain_message(error)
         if message is None and "LakeError: " in template:
             # Raised while tasks were scheduled: Luigi has made text of the traceback already.
@@ -136,27 +124,11 @@ def _option_being_read(traceback: TracebackType | None) -> str | None:
     return None
 
 
-def is_interruption(error: BaseException | None) -> bool:
-    """Whether a person pressed Ctrl-C. DuckDB makes an error of its own of it where it was at work."""
-    return isinstance(error, KeyboardInterrupt) or (
-        type(error) is RuntimeError and str(error).startswith("Query interrupted")
-    )
-
-
-_interrupted = False
-
-
-def note_interruption(task: luigi.Task, error: BaseException) -> None:
-    """A handler of Luigi's event FAILURE."""
-    global _interrupted
-    _interrupted = _interrupted or is_interruption(error)
-
-
 class TaskContext:
     """What Luigi runs every task in, by its setting `task_process_context`.
 
-    Luigi goes on with other tasks after DuckDB's error, so it becomes what Ctrl-C is elsewhere. It reaches a run and
-    all of its worker processes at once; these end in silence, because it is for the run to speak.
+    Ctrl-C reaches a run and all of its worker processes at once; these end in silence, because it is for the run to
+    speak.
     """
 
     def __init__(self, process: Any) -> None: ...
@@ -164,15 +136,12 @@ class TaskContext:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> bool:
-        is_worker = multiprocessing.parent_process() is not None
-        if _interrupted and not is_worker:
-            raise KeyboardInterrupt
-        return kind is KeyboardInterrupt and is_worker
+        return kind is KeyboardInterrupt and multiprocessing.parent_process() is not None
 
 
 def show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """In place of `sys.excepthook`: a sentence where one helps more than a traceback."""
-    if is_interruption(error):
+    if kind is KeyboardInterrupt:
         progress.end()
         sys.stderr.write(f"{INTERRUPTED}\n")
         raise SystemExit(INTERRUPTED_CODE)
@@ -233,24 +202,6 @@ class Progress:
 progress = Progress()
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 file`, `1,234 files`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def few(names: Iterable[object], most: int = 8) -> str:
-    """The first names of a list, and how many more there are."""
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
-
-
-def span(dates: Sequence[dt.date]) -> str:
-    """Dates as a person would say them: `2026-11-01, 2026-11-03`, `2026-11-01 … 2026-11-30 (30 days)`."""
-    if len(dates) <= 3:
-        return ", ".join(date.isoformat() for date in dates)
-    return f"{dates[0]} … {dates[-1]} ({len(dates):,} days)"
-
-
 def tell(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
     """Say what a task is doing or has done: in the log, and in the visualiser while it runs under a worker."""
     progress.end()
@@ -258,7 +209,7 @@ def tell(task: luigi.Task, message: str, *, percent: int | None = None, link: st
     announce(task, message, percent=percent, link=link)
 
 
-def report(task: luigi.Task, message: str, percent: int) -> None:
+def show_progress(task: luigi.Task, message: str, percent: int) -> None:
     """Say how far a task has come: in the visualiser, and as a bar where a person looks on."""
     progress.show(str(task), message, percent)
     announce(task, message, percent=percent)

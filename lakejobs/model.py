@@ -1,12 +1,14 @@
-"""What a domain is: a fact table described as data."""
+"""What the lake's code hands on: domains, and what is known of files in bronze, silver and gold."""
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +24,7 @@ TYPES = {
 }
 DECIMAL = re.compile(r"decimal\( *([0-9]{1,2}) *, *([0-9]{1,2}) *\)")
 MOST_DIGITS = 38
-"""Of a decimal: what Parquet, DuckDB and Spark can hold."""
+"""Of a decimal: what Parquet and the engines can hold."""
 
 
 # Columns and tables of the lake's own on the way from bronze to gold, and words that SQL reserves.
@@ -165,3 +167,201 @@ class Domain:
     def rule_columns(self) -> tuple[str, ...]:
         """Columns that expectations may name."""
         return (*self.columns, *(correction.difference for correction in self.corrections))
+
+
+# ------------------------------------------------------------------------------------------------ bronze
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a CSV file after its bytes were seen once."""
+
+    sha256: str
+    encoding: str
+    """utf-8, or windows-1252 where the bytes are not UTF-8."""
+    newline: str
+    """How lines end: LF, CRLF, or mixed."""
+    header: tuple[str, ...]
+    """Column names as delivered, blanks trimmed; empty where the file is empty or rejected."""
+    lines: int
+    """Lines with something in them, the header among them."""
+    quoted: bool
+    """Whether there is a quote in it anywhere."""
+    plain: bool
+    """Whether the engine may read it."""
+    rejected: str | None = None
+    """Why this is no CSV of the domain at all."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Inspection:
+        return cls(**{**content, "header": tuple(content["header"])})
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A staged file that has landed."""
+
+    version: str
+    """The staged file's, when it was landed."""
+    landed_as: str
+    """The file in bronze, from the domain's directory there."""
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """A file of a bronze partition."""
+
+    name: str
+    bytes: int
+    version: str
+    inspection: Inspection
+    notes: tuple[str, ...] = ()
+    """What a person should know of it."""
+    missing: tuple[str, ...] = ()
+    """Columns of the domain that it does not have."""
+    records: int = 0
+    malformed: int = 0
+    """Records that are lines without the right number of fields, or with broken quotes."""
+    dates: Mapping[str, int] = field(default_factory=dict)
+    """Records by the event date that they belong to, YYYY-MM-DD."""
+
+    @property
+    def identity(self) -> list[Any]:
+        """What makes a bronze file the same file: name, size, content hash."""
+        return [self.name, self.bytes, self.inspection.sha256]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bronze partition holds, and what was staged for it."""
+
+    scan: str
+    """Hash of all that decides how records are counted."""
+    staged: Mapping[str, Staged] = field(default_factory=dict)
+    files: tuple[ManifestEntry, ...] = ()
+    """In the order of their delivery."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Manifest:
+        staged = {name: Staged(**known) for name, known in content["staged"].items()}
+        files = (
+            {
+                **file,
+                "inspection": Inspection.from_json(file["inspection"]),
+                "notes": tuple(file["notes"]),
+                "missing": tuple(file["missing"]),
+            }
+            for file in content["files"]
+        )
+        return cls(content["scan"], staged, tuple(ManifestEntry(**file) for file in files))
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What is known of a bronze partition as a whole."""
+
+    seen: str
+    """Hash of the listing that this was true of."""
+    dates: Mapping[str, Sequence[Any]]
+    """By event date: a list of the records, and a hash of the files that they are in."""
+    files: int
+    bytes: int
+    records: int
+    malformed: int
+    elsewhere: Sequence[str]
+    """Where files that are staged for this date had landed before."""
+    rejected: Mapping[str, str]
+    """Why, by file."""
+    missing: Mapping[str, Sequence[str]]
+    """Columns that accepted files do not have."""
+    notes: Mapping[str, Sequence[str]]
+
+
+# ------------------------------------------------------------------------------------------------ silver and gold
+
+
+BOOKKEEPING = {
+    "is_valid": "boolean",
+    "validation_errors": "string",
+    "corrections": "string",
+    "rescued_data": "string",
+    "source_file": "string",
+    "processed_at": "timestamp",
+}
+"""The columns of silver besides a domain's own, and their types."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the records of a silver partition: `records` = `valid` + `invalid` + `duplicates`."""
+
+    records: int = 0
+    rows: int = 0
+    valid: int = 0
+    invalid: int = 0
+    duplicates: int = 0
+    """Records that another one superseded."""
+    corrected: int = 0
+    rescued: int = 0
+    """Rows with something in `rescued_data`."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Rows by code."""
+
+
+@dataclass(frozen=True)
+class SilverFooter:
+    """What a silver partition says of itself, without its lineage one by one."""
+
+    identity: str
+    version: int
+    rules: str
+    """Hash of the critical rules."""
+    warnings: str
+    """Hash of the other rules."""
+    counts: Counts
+
+    def to_json(self) -> dict[str, Any]:
+        known = asdict(self)
+        counts: dict[str, Any] = known.pop("counts")
+        return known | counts
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SilverFooter:
+        # Earlier versions say less.
+        counts = Counts(**{name: content[name] for name in Counts.__dataclass_fields__ if name in content})
+        return cls(
+            content["identity"],
+            content.get("version", 0),
+            content.get("rules", ""),
+            content.get("warnings", ""),
+            counts,
+        )
+
+
+@dataclass(frozen=True)
+class GoldFooter:
+    """What a gold snapshot says of itself, without its inputs one by one."""
+
+    identity: str
+    version: int
+    sql: str
+    """Hash of the table's SQL."""
+    generated_at: str
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> GoldFooter:
+        return cls(content["identity"], content.get("version", 0), content.get("sql", ""), content["generated_at"])
+
+
+# ------------------------------------------------------------------------------------------------ identities
+
+
+def digest(content: Any) -> str:
+    """A short hash of JSON content, for telling whether it is the same."""
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:32]

@@ -8,7 +8,8 @@ from typing import Any
 
 import luigi
 
-from lakejobs.console import LakeError
+from lakejobs import tables
+from lakejobs.messages import LakeError
 from lakejobs.project import broken_domains, domains
 
 BATCH_FORMATS = ("%Y%m%d_%H%M%S", "%Y-%m-%dT%H%M%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
@@ -41,6 +42,11 @@ class DomainParameter(NameParameter):
                 raise LakeError(reason)
             return value
         return super().normalize(value)
+
+
+class TableParameter(NameParameter):
+    def __init__(self) -> None:
+        super().__init__("gold table", lambda: (name for name, _, _ in tables.read_sql()))
 
 
 class DateParameter(luigi.DateParameter):

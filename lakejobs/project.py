@@ -24,7 +24,7 @@ import luigi
 from luigi.cmdline_parser import CmdlineParser
 
 from lakejobs.config import lake as settings
-from lakejobs.console import LakeError
+from lakejobs.messages import LakeError
 from lakejobs.model import Domain
 
 SHIPPED = "lakejobs.domains"
@@ -79,11 +79,11 @@ def is_shipped(domain: str) -> bool:
 def shipped_suite(domain: str) -> str | None:
     """The suite that comes with a domain of lakejobs; None of a project's own domain, or where there is none."""
     path = os.path.join(os.path.dirname(__file__), "expectations", f"{domain}.json")
-    return path if is_shipped(domain) and os.path.exists(path) else None
+    return path if is_shipped(domain) and exists(path) else None
 
 
 def table_sources() -> tuple[tuple[str, str, str], ...]:
-    """Name, text and path of the SQL file of every gold table, by name."""
+    """Name, path and text of the SQL file of every gold table, by name."""
     return _table_sources(*_asked("tables"))
 
 
@@ -110,17 +110,9 @@ def _load_domains(setting: str, *asked: object) -> Domains:
 
 @lru_cache(maxsize=16)
 def _table_sources(setting: str, *asked: object) -> tuple[tuple[str, str, str], ...]:
-    found = []
+    found: list[tuple[str, str, str]] = []
     for place in _places(setting, getattr(settings(), setting)):
-        for name, path in place.files(".sql"):
-            try:
-                with open(path, encoding="utf-8") as handle:
-                    text = handle.read()
-            except UnicodeDecodeError:
-                raise LakeError(f"{shown(path)} is not UTF-8 text") from None
-            except OSError as error:
-                raise LakeError(f"{shown(path)} cannot be read: {error.strerror}") from None
-            found.append((name, text, shown(path)))
+        found += [(name, shown(path), read_text(path)) for name, path in place.files(".sql")]
     return tuple(sorted(found))
 
 
@@ -249,6 +241,22 @@ def _listing(directory: str) -> list[str]:
         return os.listdir(directory)
     except OSError as error:
         raise LakeError(f"{shown(directory)} cannot be read: {error.strerror}") from None
+
+
+def exists(path: str) -> bool:
+    """Whether the project has a file."""
+    return os.path.exists(path)
+
+
+def read_text(path: str) -> str:
+    """The text of a file of the project. Raises LakeError."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.read()
+    except OSError as error:
+        raise LakeError(f"{shown(path)} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise LakeError(f"{shown(path)} is not UTF-8 text") from None
 
 
 def shown(path: str) -> str:

@@ -20,9 +20,13 @@ import pytest
 from luigi.task_register import Register
 
 import lakejobs
-from lakejobs import lake as storage
-from lakejobs import lineage
+from lakejobs import tables
+from lakejobs.freshness.state import summarise
+from lakejobs.model import Landing, Manifest
 from lakejobs.project import domains
+from lakejobs.storage import documents, footer
+from lakejobs.storage.layout import Lake
+from lakejobs.storage.local import LocalStore
 
 PROJECT = Path(__file__).parent.parent
 
@@ -116,15 +120,15 @@ class LakeUnderTest:
         year, month, day = date.split("-")
         return self.root / f"datalake/bronze/{domain}/year={year}/month={month}/day={day}"
 
-    def landings(self, domain: str = "sales") -> list[dict[str, Any]]:
+    def landings(self, domain: str = "sales") -> list[Landing]:
         """What the manifests say, a summary a bronze partition."""
         paths = sorted((self.root / "datalake/bronze" / domain).glob("**/_manifest.json"))
-        return [lineage.summarise(storage.read_json(str(path)), partition_date(path)) for path in paths]
+        return [summarise(Manifest.from_json(read_json(path)), partition_date(path), "") for path in paths]
 
     def footers(self, domain: str = "sales") -> list[dict[str, Any]]:
         """Our entry in the footer of each silver partition."""
         paths = sorted((self.root / "datalake/silver" / domain).glob("**/*.parquet"))
-        return [storage.read_footer(str(path)) for path in paths]
+        return [read_footer(path) for path in paths]
 
     def content(self) -> dict[str, list[tuple[object, ...]]]:
         """Every silver partition and newest gold table as sets of rows: what two lakes are compared by."""
@@ -134,6 +138,32 @@ class LakeUnderTest:
         for directory in sorted((self.root / "datalake/gold").glob("*")):
             found[f"gold {directory.name}"] = as_set(self.gold(directory.name))
         return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """One of the lake's JSON files; None where it is not whole."""
+    return documents.read_json(LocalStore(str(path.parent)), path.name)
+
+
+def read_footer(path: Path) -> dict[str, Any] | None:
+    """The lake's entry in a Parquet file's footer; None where it is not whole."""
+    return footer.read_footer(LocalStore(str(path.parent)), path.name)
+
+
+def lake_in(root: Path) -> Lake:
+    """The lake of a directory, as the code knows it."""
+    return Lake(LocalStore(str(root / "datalake")), LocalStore(str(root / "local_output")), 3600)
+
+
+def set_tables(monkeypatch: pytest.MonkeyPatch, sql: dict[str, str]) -> None:
+    """Have these gold tables, by name."""
+    known = tuple((name, f"sql/gold/{name}.sql", sql[name]) for name in sorted(sql))
+    monkeypatch.setattr(tables, "read_sql", lambda: known)
+
+
+def known_tables() -> dict[str, str]:
+    """The SQL of the gold tables that there are, by name."""
+    return {name: sql for name, _, sql in tables.read_sql()}
 
 
 def partition_date(path: Path) -> dt.date:

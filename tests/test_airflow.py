@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, LakeUnderTest, new_lake, sale
+from conftest import PROJECT, LakeUnderTest, lake_in, new_lake, sale
 
-from lakejobs import gold
-from lakejobs import lake as storage
+from lakejobs.tables import tables
 
 pytestmark = pytest.mark.airflow
 
@@ -233,7 +232,7 @@ def test_both_dags_in_turn_fill_gold_and_are_seen_by_luigid(airflow, luigid):
 
     done = airflow("dags", "test", "data_lake_pipeline_dag", "2026-11-01T12:00:00")
     assert done.returncode == 0, done.stdout
-    for table in gold.tables():
+    for table in tables():
         assert len(airflow.lake.gold(table)) > 0, table
     assert {"Staging", "Bronze", "Generate", "Silver", "SilverAll", "Gold", "GoldAll"} <= luigid()
 
@@ -280,7 +279,7 @@ def test_started_triggered_by_hand_stopped_and_started_again(airflow, monkeypatc
     assert dags() == both, "no examples"
 
     # Sales cannot land while somebody else writes to them: the task is under way, and stays so until it is stopped.
-    with storage.lock(storage.Lake(str(lake.root / "datalake"), str(lake.root / "local_output")), "sales"):
+    with lake_in(lake.root).lock("sales"):
         run = airflow.api(f"{dag}/dagRuns", {"logical_date": None}, method="POST", token=token)
         assert run["logical_date"] is None
         airflow.api(dag, {"is_paused": False}, method="PATCH", token=token)

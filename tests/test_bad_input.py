@@ -12,15 +12,17 @@ import duckdb
 import luigi
 import pandas as pd
 import pytest
-from conftest import DOMAINS, HEADERS, sale
+from conftest import DOMAINS, HEADERS, known_tables, read_json, sale, set_tables
 
-from lakejobs import Gold, gold, transform
-from lakejobs import lake as storage
-from lakejobs.console import LakeError
+from lakejobs import Gold
+from lakejobs.freshness.made_by import reading_of
+from lakejobs.messages import LakeError
+from lakejobs.storage import deliveries
+from lakejobs.tables import tables
 
 
 def manifest(lake, date="2026-11-01", domain="sales"):
-    return storage.read_json(str(lake.bronze(date, domain) / "_manifest.json"))
+    return read_json(lake.bronze(date, domain) / "_manifest.json")
 
 
 def entry(lake, name="sales_20261101_120000.csv"):
@@ -244,11 +246,11 @@ def test_strange_file_names(lake, name):
     assert lake.run()
     assert ids(lake) == ["s1"]
     assert malformed(lake) == ["malformed"]
-    assert storage.original_name(lake.silver()["source_file"].iloc[0]) == name
+    assert deliveries.original_name(lake.silver()["source_file"].iloc[0]) == name
 
 
 def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, monkeypatch, caplog):
-    from lakejobs import summary
+    from lakejobs.commands import summary
 
     secret = tmp_path / "secret.csv"
     secret.write_text(f"{HEADERS['sales']}\n{sale('s1')}\n")
@@ -576,7 +578,7 @@ def test_a_setting_that_makes_no_sense_is_named(lake, set_lake, settings, messag
     set_lake(**settings)
     with pytest.raises(LakeError, match=re.escape(message)):
         for domain in DOMAINS.values():
-            transform.typed_rows(domain)
+            reading_of(domain)
 
 
 def test_a_format_with_an_offset_gives_the_same_type(lake, set_lake):
@@ -594,8 +596,7 @@ def add_table(monkeypatch):
     """Adds a gold table's SQL file to those there are."""
 
     def add(name: str, sql: str) -> None:
-        known = (*gold.read_sql(), (name, sql, f"sql/gold/{name}.sql"))
-        monkeypatch.setattr(gold, "read_sql", lambda: known)
+        set_tables(monkeypatch, known_tables() | {name: sql})
 
     return add
 
@@ -631,7 +632,7 @@ def test_a_broken_table_fails_alone_and_names_its_file(lake, add_table, sql, mes
     assert message.replace("of 2026-11-04", "of 2026-11-05") in said
     assert said.startswith("Gold(table=more)")
     assert "Traceback" not in caplog.text
-    assert lake.ran_names("Gold") == sorted(set(gold.tables()) - {"more"})
+    assert lake.ran_names("Gold") == sorted(set(tables()) - {"more"})
     assert not any(target.exists() for target in luigi.task.flatten(Gold("more").output()))
 
 

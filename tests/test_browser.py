@@ -333,7 +333,7 @@ def test_a_run_goes_on_without_luigid(tmp_path):
 
 def test_the_summary_links_to_the_pages_where_they_are_served_and_to_the_files_elsewhere(operated):
     def said(url: str) -> str:
-        command = [sys.executable, "-m", "lakejobs.summary", "--lake-docs-url", url]
+        command = [sys.executable, "-m", "lakejobs.commands.summary", "--lake-docs-url", url]
         done = subprocess.run(command, cwd=operated.lake.root, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout

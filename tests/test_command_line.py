@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Operated, sale
 
-from lakejobs import console, records
+from lakejobs import console
+from lakejobs.engine import records
 
 LUIGI = Path(sys.executable).with_name("luigi")
 

@@ -10,24 +10,30 @@ from pathlib import Path
 import pytest
 from conftest import DOMAINS, PROJECT
 
-from lakejobs import gold, quality
+from lakejobs.quality.evaluation import Validation
+from lakejobs.quality.suite import SEVERITIES, load_suite
+from lakejobs.tables import domains_of, tables
 
 README = (PROJECT / "README.md").read_text()
 
-# Who may import whom: a module only those before it. `console` and `config` stand before all.
-ORDER = [
-    "console", "config", "model", "domains", "project", "lake", "records", "engine", "types", "transform", "frames",
-    "quality", "docs", "lineage", "loading", "parameters", "runs", "staging", "bronze", "silver", "gold", "report",
-    "pipeline", "summary", "__init__",
+# Who may import whom: a room, or a module beside the rooms, only what is before it.
+ROOMS = [
+    "messages", "model", "config", "domains", "project", "tables", "storage", "quality", "engine", "freshness",
+    "pages", "layers", "console", "parameters", "tasks", "__init__", "commands",
 ]  # fmt: skip
+SOURCES = [path for path in sorted((PROJECT / "lakejobs").glob("**/*.py")) if "dags" not in path.parts]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PROJECT / "lakejobs").parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_every_domain_has_what_it_needs(name):
     assert (PROJECT / f"expectations/{name}.json").exists(), f"{name} needs a suite of rules"
     assert list((PROJECT / "tests/golden").glob(f"*/input/{name}")), f"{name} needs a golden case"
-    assert any(gold.domain_of(table) == name for table in gold.tables().values()), f"{name} is in no gold table"
-    assert name in README, f"{name} is not in the README"
+    assert any(name in domains_of(table) for table in tables().values()), f"{name} is in no gold table"
+    assert f"`{name}`" in NAMED, f"{name} is not in README.md or {LAKE}"
     dag = (PROJECT / "lakejobs/dags/data_lake_pipeline.py").read_text()
     assert f'"{name}"' in dag, f"no task of the Airflow schedule generates {name}"
 
@@ -35,52 +41,54 @@ def test_every_domain_has_what_it_needs(name):
 @pytest.mark.parametrize("name", DOMAINS)
 def test_every_rule_has_a_code_and_a_note_and_loads(name, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    suite = quality.load_suite(DOMAINS[name])
-    quality.Validation(suite, DOMAINS[name])
+    suite = load_suite(DOMAINS[name])
+    Validation(suite, DOMAINS[name])
     content = json.loads((PROJECT / f"expectations/{name}.json").read_text())
     for rule in content["expectations"]:
         assert rule.get("notes"), f"{name}: {rule['meta']['code']} needs a note for people"
-        assert rule["severity"] in quality.SEVERITIES
+        assert rule["severity"] in SEVERITIES
 
 
-@pytest.mark.parametrize("name", gold.tables())
+@pytest.mark.parametrize("name", tables())
 def test_every_gold_table_has_a_grain_a_note_and_a_place(name):
-    table = gold.tables()[name]
+    table = tables()[name]
     third = table.sql.splitlines()[2]
     assert third.startswith("-- One row per "), f"{name}.sql says its grain in words on the third line"
-    assert f"`{name}`" in README, f"{name} is not in the README"
+    assert f"`{name}`" in NAMED, f"{name} is not in README.md or {LAKE}"
     assert list((PROJECT / "tests/golden").glob(f"*/expect/gold/{name}.csv")), f"{name} is in no golden case"
 
 
-def test_imports_go_one_way():
-    for path in (PROJECT / "lakejobs").glob("*.py"):
-        here = path.stem
-        assert here in ORDER, f"{here} has no place in the order of modules"
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("lakejobs"):
-                continue
-            names = (
-                [node.module.partition(".")[2].partition(".")[0]]
-                if "." in node.module
-                else [alias.name for alias in node.names]
-            )
-            for name in names:
-                if name in ORDER:
-                    assert ORDER.index(name) < ORDER.index(here), f"{here} imports {name}, which comes after it"
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_imports_go_one_way(path):
+    here = room_of(path)
+    assert here in ROOMS, f"{here} has no place in the order of rooms"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] != "lakejobs":
+            continue
+        below = (node.module or "").split(".")[1:]
+        for name in [below[0]] if below else [alias.name for alias in node.names]:
+            if name in ROOMS:
+                assert ROOMS.index(name) <= ROOMS.index(here), f"{here} imports {name}, which comes after it"
 
 
-def test_the_storage_is_touched_in_one_place():
-    for path in (PROJECT / "lakejobs").glob("**/*.py"):
-        if path.name != "lake.py":
-            found = re.findall(
-                r"os\.(?:replace|rename|unlink|remove|mkdir|makedirs|scandir|stat)\b|shutil\.|fcntl\.|pathlib",
-                path.read_text(),
-            )
-            assert not found, f"{path.name} touches the storage by itself: {found}"
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_the_storage_is_touched_in_one_place(path):
+    """The project's own files, and what a command writes for a person, are no part of the lake."""
+    if room_of(path) not in ("storage", "project", "commands"):
+        found = re.findall(
+            r"(?<![\w.])open\(|\bos\.(?!environ)\w+|\b(?:pathlib|fcntl|shutil|tempfile)\b|\bglob\.", path.read_text()
+        )
+        assert not found, f"{path.name} touches the storage by itself: {found}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_no_engine_is_named_outside_its_room(path):
+    if room_of(path) not in ("engine", "commands"):
+        assert not re.search(r"duckdb", path.read_text(), re.IGNORECASE), f"{path.name} names an engine"
 
 
 def test_nothing_loads_code_from_data():
-    for path in (PROJECT / "lakejobs").glob("**/*.py"):
+    for path in SOURCES:
         assert not re.search(r"\b(eval|exec|pickle|marshal|yaml\.load)\b\(?", path.read_text()), path.name
 
 
@@ -113,9 +121,32 @@ def test_the_settings_file_names_every_setting_with_its_default():
         )
 
 
-def test_every_link_in_the_readme_leads_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
-        assert (PROJECT / target).exists(), target
+LAKE = "lakejobs/README.md"
+# Domains and tables are named on the first page, or on the page about the lake that it links to.
+NAMED = README + (PROJECT / LAKE).read_text()
+PAGES = [
+    page
+    for page in sorted(PROJECT.glob("**/*.md"))
+    if not any(part.startswith((".", "datalake", "build")) for part in page.relative_to(PROJECT).parts)
+]
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_is_a_front_door():
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_leads_somewhere(page):
+    for path, section in LINK.findall(FENCED.sub("", page.read_text())):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        if section:
+            headings = re.findall(r"^#+ (.+)$", FENCED.sub("", target.read_text()), re.MULTILINE)
+            # As GitHub names them.
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert section in anchors, f"{path} has no section {section}"
 
 
 def test_scripts_are_executable():

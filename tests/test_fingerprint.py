@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, LakeUnderTest
 
-from lakejobs import lineage
+from lakejobs.freshness import made_by
 
 KNOWN = json.loads((PROJECT / "tests/fingerprints.json").read_text())
-VERSIONS = {"silver": lineage.SILVER_VERSION, "gold": lineage.GOLD_VERSION}
+VERSIONS = {"silver": made_by.SILVER_VERSION, "gold": made_by.GOLD_VERSION}
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def test_output_changes_only_with_the_version_of_its_layer(content):
         if now["rows"] != KNOWN[layer]["rows"]:
             assert version > KNOWN[layer]["version"], (
                 f"the same input gives other rows in {layer}. Where that is meant, raise {layer.upper()}_VERSION in "
-                f"lakejobs/lineage.py, so that lakes in use are rebuilt, and note it in tests/fingerprints.json: {now}"
+                f"lakejobs/freshness/made_by.py, so that lakes in use are rebuilt, "
+                f"and note it in tests/fingerprints.json: {now}"
             )
         assert now == KNOWN[layer], f"note it in tests/fingerprints.json: {now}"

@@ -9,7 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import HEADERS, LakeUnderTest, sale
 
-from lakejobs import gold, lineage, transform
+from lakejobs.engine import sql
+from lakejobs.freshness import facts, made_by, state, tables
+from lakejobs.freshness.runs import Run
+from lakejobs.layers import gold, silver
+from lakejobs.tables import parse_tables
+from lakejobs.tables import tables as gold_tables
 
 
 def change_suite(lake: LakeUnderTest, change: Any, domain: str = "sales", indent: int | None = None) -> None:
@@ -40,9 +45,13 @@ def test_notes_and_layout_of_a_suite_rebuild_nothing(made):
     assert made.ran == []
 
 
+def table_hash(text: str) -> str:
+    return parse_tables((("t", "t.sql", text),), ("sales",))[0]["t"].hash
+
+
 def test_comments_and_layout_of_sql_rebuild_nothing_and_all_else_does():
     def table(sql: str) -> str:
-        return gold.parse_tables((("t", f"-- grain: date\n-- source: sales\n{sql}", "t.sql"),))[0]["t"].hash
+        return table_hash(f"-- grain: date\n-- source: sales\n{sql}")
 
     plain = table("select cast(timestamp as date) as date, 'a  --b' as x from sales")
     assert plain == table(
@@ -56,11 +65,8 @@ def test_comments_and_layout_of_sql_rebuild_nothing_and_all_else_does():
     ):
         assert table(other) != plain
     assert table(r"select E'it\'s -- x' as date from sales") != table(r"select E'it\'s -- y' as date from sales")
-    finer, coarser = (
-        gold.parse_tables((("t", f"-- grain: {grain}\n-- source: sales\nselect 1 from sales", "t.sql"),))[0]["t"].hash
-        for grain in ("date, x", "date")
-    )
-    assert finer != coarser
+    other = table_hash("-- grain: date, x\n-- source: sales\nselect 1 from sales")
+    assert other != table_hash("-- grain: date\n-- source: sales\nselect 1 from sales")
 
 
 def test_a_changed_warning_rule_reports_anew_and_rebuilds_no_gold_table(made, caplog):
@@ -99,17 +105,21 @@ def test_the_footer_holds_a_hash_of_each_thing_that_decides(made, set_lake, capl
 
 @pytest.mark.parametrize("query", ["typed_rows", "superseded_rows", "judged_rows"])
 def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
-    original = getattr(transform, query)
-    monkeypatch.setattr(
-        transform, query, lambda domain: original(domain).replace("desc", "asc").replace(" as ", "  as ")
-    )
+    original = getattr(sql, query)
+    monkeypatch.setattr(sql, query, lambda about: original(about).replace("desc", "asc").replace(" as ", "  as "))
     assert made.run()
     assert made.ran_names("Silver") == ["2026-11-01"]
 
 
+def be_version(monkeypatch, layer: str, version: int) -> None:
+    for module in (made_by, facts, state, tables, silver, gold):
+        if hasattr(module, layer):
+            monkeypatch.setattr(module, layer, version)
+
+
 def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch, caplog):
-    monkeypatch.setattr(lineage, "SILVER_VERSION", lineage.SILVER_VERSION + 1)
-    monkeypatch.setattr(lineage, "GOLD_VERSION", lineage.GOLD_VERSION + 1)
+    be_version(monkeypatch, "SILVER_VERSION", made_by.SILVER_VERSION + 1)
+    be_version(monkeypatch, "GOLD_VERSION", made_by.GOLD_VERSION + 1)
     assert made.run()
     assert "sales: 1 partition rebuilt, because an earlier version of lakejobs made them" in caplog.text
     assert "made anew because an earlier version of lakejobs made it before" in caplog.text
@@ -120,7 +130,7 @@ def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch
 @pytest.mark.parametrize("layer", ["SILVER_VERSION", "GOLD_VERSION"])
 def test_a_lake_that_a_newer_version_wrote_is_refused(made, monkeypatch, caplog, layer):
     before = {path: path.stat().st_mtime_ns for path in (made.root / "datalake").glob("**/*.parquet")}
-    monkeypatch.setattr(lineage, layer, getattr(lineage, layer) - 1)
+    be_version(monkeypatch, layer, getattr(made_by, layer) - 1)
     assert not made.run()
     assert "was written by a newer lakejobs" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in (made.root / "datalake").glob("**/*.parquet")} == before
@@ -138,7 +148,7 @@ def test_all_files_of_a_domain_and_of_a_table_have_one_schema(lake):
     assert all(field.nullable for field in silver.pop())
     lake.deliver("sales", "sales_20261103_120000.csv", sale("s4", "2026-11-03T10:00:00", category="", status=""))
     assert lake.run()
-    for table in gold.tables():
+    for table in gold_tables():
         schemas = {pq.read_schema(path).remove_metadata() for path in lake.snapshots(table)}
         assert len(schemas) == 1, table
         assert all(field.nullable for field in schemas.pop())
@@ -148,9 +158,7 @@ def test_all_files_of_a_domain_and_of_a_table_have_one_schema(lake):
 
 
 def warnings(lake: LakeUnderTest, domain: str = "sales") -> list[str]:
-    from lakejobs import lake as storage
-
-    return lineage.DomainState(storage.current(), domain).warnings
+    return Run().state(domain).warnings
 
 
 def test_a_file_of_another_domain_is_rejected_and_says_so_until_it_is_gone(lake, caplog):

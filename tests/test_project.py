@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DOMAINS, PROJECT, LakeUnderTest, sale
 
-from lakejobs import lineage, project, quality
+from lakejobs import project
 from lakejobs.commands import testing
-from lakejobs.gold import broken_tables, tables
+from lakejobs.freshness import runs
 from lakejobs.model import Column, Domain
+from lakejobs.quality import suite as quality
+from lakejobs.tables import broken_tables, tables
 
 LUIGI = Path(sys.executable).with_name("luigi")
 
@@ -310,7 +312,7 @@ def test_a_file_without_a_part_of_the_key_is_rejected(shop, missing):
     header = ",".join(name for name in HEADER.split(",") if name != missing)
     shop.deliver("orders", "a_20261101_120000.csv", ",".join("1" * 5), header=header)
     assert shop.run()
-    assert f"it has no column {missing}, which every record of orders needs" in lineage.state("orders").rejected[0]
+    assert f"it has no column {missing}, which every record of orders needs" in runs.state("orders").rejected[0]
 
 
 def test_a_page_tells_rows_by_their_whole_key(shop):

@@ -11,10 +11,10 @@ import duckdb
 import luigi
 import pyarrow.parquet as pq
 import pytest
-from conftest import LakeUnderTest, sale
+from conftest import LakeUnderTest, known_tables, read_json, sale, set_tables
 
 from lakejobs import Bronze, Gold, GoldAll, Silver
-from lakejobs import lake as storage
+from lakejobs.storage.layout import snapshot_name
 
 
 def failures(lake: LakeUnderTest, domain: str = "sales") -> dict[str, str | None]:
@@ -216,13 +216,11 @@ def test_white_space_in_a_suite_changes_nothing(lake):
 
 
 def test_a_changed_table_sql_rebuilds_that_table_alone(lake, monkeypatch):
-    from lakejobs import gold
-
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
-    changed = {name: sql for name, sql, _ in gold.read_sql()}
+    changed = known_tables()
     changed["payment_method_summary"] = changed["payment_method_summary"].replace("count(*)", "count(*) + 100")
-    monkeypatch.setattr(gold, "read_sql", lambda: tuple((*item, item[0]) for item in changed.items()))
+    set_tables(monkeypatch, changed)
     assert lake.run()
     assert lake.ran_names("Gold") == ["payment_method_summary"]
     assert lake.ran_names("Silver") == []
@@ -230,14 +228,11 @@ def test_a_changed_table_sql_rebuilds_that_table_alone(lake, monkeypatch):
 
 
 def test_a_changed_table_remakes_the_table_that_reads_it(lake, monkeypatch):
-    from lakejobs import gold
-
     lake.deliver("inventory", "inventory_20261101_120000.csv", "m1,2026-11-01,P1,Lamp,W1,inbound,3,1.00,S1")
     assert lake.run()
-    changed = {name: sql for name, sql, _ in gold.read_sql()}
+    changed = known_tables()
     twice = changed["inventory_movement_summary"].replace("sum(quantity)", "2 * sum(quantity)")
-    changed["inventory_movement_summary"] = twice
-    monkeypatch.setattr(gold, "read_sql", lambda: tuple((*item, item[0]) for item in changed.items()))
+    set_tables(monkeypatch, changed | {"inventory_movement_summary": twice})
     assert lake.run()
     assert lake.ran_names("Gold") == ["inventory_movement_summary", "inventory_net_position"]
     assert list(lake.gold("inventory_net_position")["net_position"]) == [6]
@@ -339,7 +334,7 @@ def test_a_run_with_nothing_to_do_keeps_what_it_learned_of_every_file(lake):
     facts.unlink()
     (lake.root / "datalake/_tmp-1-1").write_text("what a dead run left")
     assert lake.run() and not lake.ran
-    known = {path.partition("/")[0] for path in storage.read_json(str(facts))["parquet"]}
+    known = {path.partition("/")[0] for path in read_json(facts)["parquet"]}
     assert known == {"silver", "gold"}
     assert not list(lake.root.glob("datalake/_tmp-*"))
 
@@ -385,9 +380,9 @@ def test_a_file_put_straight_into_bronze_counts_too(lake):
 
 def test_two_runs_in_the_same_microsecond_keep_both_results():
     now = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
-    first = storage.snapshot_name("t", None, now)
-    second = storage.snapshot_name("t", first, now)
-    third = storage.snapshot_name("t", second, now - dt.timedelta(days=30))
+    first = snapshot_name("t", None, now)
+    second = snapshot_name("t", first, now)
+    third = snapshot_name("t", second, now - dt.timedelta(days=30))
     assert first < second < third
 
 
@@ -399,7 +394,7 @@ def test_snapshots_are_kept_for_looking_back_and_no_more(lake, set_lake):
         assert lake.gold("daily_sales_summary").iloc[0]["order_count"] == number + 1
     kept = {f"gold/daily_sales_summary/{path.name}" for path in lake.snapshots("daily_sales_summary")}
     assert len(kept) == 3
-    known = storage.read_json(str(lake.root / "datalake/_facts_sales.json"))["parquet"]
+    known = read_json(lake.root / "datalake/_facts_sales.json")["parquet"]
     assert {path for path in known if "daily_sales" in path} == kept, "what has gone is forgotten"
 
 
@@ -680,10 +675,7 @@ def test_days_may_be_named_in_any_order(lake):
 
 
 def test_a_domain_without_a_table_is_made_too(lake, monkeypatch):
-    from lakejobs import gold
-
-    without = tuple(one for one in gold.read_sql() if "source: sales" not in one[1])
-    monkeypatch.setattr(gold, "read_sql", lambda: without)
+    set_tables(monkeypatch, {name: sql for name, sql in known_tables().items() if "source: sales" not in sql})
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
     assert len(lake.silver()) == 1

@@ -18,10 +18,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import DOMAINS, PROJECT, LakeUnderTest, sale
+from conftest import PROJECT, LakeUnderTest, lake_in, sale
 
-from lakejobs import console, docs, lineage, quality, report, summary
-from lakejobs import lake as storage
+from lakejobs import console
+from lakejobs.commands import summary
+from lakejobs.engine.partitions import rescued_values
+from lakejobs.freshness.runs import Run
+from lakejobs.freshness.state import DomainState
+from lakejobs.messages import percent
+from lakejobs.pages import charts, docs
+from lakejobs.quality.evaluation import EXAMPLE_ROWS
+from lakejobs.storage import documents
 
 VISIT = "{id},2026-11-01T10:00:00,C1,V1,{type},P1,/,mobile"
 MOVE = "{id},2026-11-01T10:00:00,P1,{name},W1,{type},{quantity},2.00,S1"
@@ -146,14 +153,14 @@ def test_warnings_turn_a_card_amber_and_are_in_the_summary(lake, monkeypatch):
     assert lake.run()
     first = page(lake)
     said = ["sales_20261101_120000.csv has no column <status>", *(f"warning {number}" for number in range(2, 8))]
-    monkeypatch.setattr(lineage.DomainState, "warnings", said, raising=False)
+    monkeypatch.setattr(DomainState, "warnings", said, raising=False)
     assert lake.run()
     assert page(lake) != first
     assert "Up to date, with warnings" in card(lake, "sales")
     assert "has no column &lt;status&gt;" in card(lake, "sales")
     assert "warning 5 and 2 more" in card(lake, "sales")
     assert '<article class="card warn">' in page(lake)
-    assert "warning 7" in summary.show([lineage.state(domain) for domain in DOMAINS])
+    assert "warning 7" in summary.show(Run())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -232,7 +239,7 @@ def test_a_long_history_has_no_more_bars_than_fit(lake):
     captions = re.findall(r"<figcaption[^>]*>(.*?)<", revenue)
     assert captions == ["by day, 2026-08-17 to 2026-10-15", "by quarter, since 2017-01-01"]
     widths = [int(width) for width in re.findall(r'viewBox="0 0 (\d+) 100"', page(lake))]
-    assert max(widths) == report.MOST_BARS
+    assert max(widths) == charts.MOST_BARS
     assert sum(int(label) for label in re.findall(r"net: (\d+)", revenue.partition("by quarter")[2])) == 10 * len(days)
 
 
@@ -249,14 +256,14 @@ def test_a_long_history_has_no_more_bars_than_fit(lake):
     ],
 )
 def test_an_axis_has_round_ends_that_hold_everything(low, high, whole, ends):
-    assert report.scale(low, high, whole=whole) == pytest.approx(ends)
+    assert charts.scale(low, high, whole=whole) == pytest.approx(ends)
 
 
 @pytest.mark.parametrize(
     ("number", "shown"), [(0, "0"), (950, "950"), (1500, "1.5k"), (-20_000, "-20k"), (3.2e6, "3.2M"), (0.25, "0.25")]
 )
 def test_an_axis_is_labelled_shortly(number, shown):
-    assert report.compact(number) == shown
+    assert charts.compact(number) == shown
 
 
 # ------------------------------------------------------------------------------------------------ Data Docs
@@ -386,7 +393,7 @@ def test_what_reading_found_is_among_the_rules(lake):
     assert "s1 · unit_price = 10,50 · bronze/sales/" in rule_row(lake, "TYPE:unit_price")
     quantities = rule_row(lake, "TYPE:quantity")
     assert " reading 10 71.4% " in quantities
-    assert quantities.count("quantity =") == quality.EXAMPLE_ROWS
+    assert quantities.count("quantity =") == EXAMPLE_ROWS
     assert "s1 · quantity = two" in quantities and "q0 · quantity = 0 pieces" in quantities
     assert "s2 · timestamp = 1969-12-31 10:00:00" in rule_row(lake, "OUT_OF_RANGE:timestamp")
     malformed = rule_row(lake, "MALFORMED_LINE")
@@ -401,10 +408,10 @@ def test_what_reading_found_is_among_the_rules(lake):
 
 @pytest.mark.parametrize("text", ['{"_line": "a\\u00e9\\ud83d\\ude00b", "x": "y"}', '{"a": "b\\\\", "_line": "c"}'])
 def test_rescued_data_can_be_read_wherever_it_was_cut(text):
-    whole = docs.rescued_values(text)
+    whole = rescued_values(text)
     assert len(whole) == 2
     for end in range(len(text)):
-        for name, value in docs.rescued_values(text[:end]).items():
+        for name, value in rescued_values(text[:end]).items():
             assert whole[name].startswith(value.removesuffix("…").encode("utf-16", "ignore").decode("utf-16"))
 
 
@@ -413,7 +420,7 @@ def test_rescued_data_can_be_read_wherever_it_was_cut(text):
     [(0, "0.0%"), (0.000015, "<0.1%"), (0.001, "0.1%"), (0.5, "50.0%"), (0.99995, ">99.9%"), (1, "100.0%")],
 )
 def test_a_few_of_many_are_not_none_and_all_but_a_few_not_all(share, shown):
-    assert docs.percent(share) == shown
+    assert percent(share) == shown
 
 
 def test_red_is_for_what_was_stopped(lake):
@@ -424,11 +431,12 @@ def test_red_is_for_what_was_stopped(lake):
     assert "✘" not in index.read_text() and "✘" not in docs_page(lake)
     # As silver says of a batch of which something was withheld.
     (name,) = results(lake)
-    path = str(lake.root / f"datalake/quality/validations/sales/{name}.json")
-    content = storage.read_json(path)
+    store, path = lake_in(lake.root).store, f"quality/validations/sales/{name}.json"
+    content = documents.read_json(store, path)
+    assert content
     content["meta"]["lakejobs"]["withheld"] = {"2026-11-01": "too few rows"}
-    storage.write_json(path, content)
-    rendered = docs.render_index(storage.current(), "sales")
+    documents.write_json(store, path, content)
+    rendered = docs.render_index(lake_in(lake.root), "sales")
     assert "✘" in rendered and "withheld: 2026-11-01" in rendered
 
 
@@ -476,4 +484,4 @@ def test_long_work_shows_a_bar_on_a_terminal_and_plain_lines_elsewhere(lake, ter
     assert ("writing partition 1 of 1" in said) == terminal
     lines = [line.rpartition("\r")[2] for line in said.replace("\r\n", "\n").splitlines()]
     assert "INFO: Silver(domain=sales, date=2026-11-01): 1 partition, 1 record, 0.0% invalid, 0 duplicates" in lines
-    assert storage.files(str(lake.root / "datalake/quality"))
+    assert lake_in(lake.root).store.files("quality")

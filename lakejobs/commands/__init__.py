@@ -1,4 +1,4 @@
-"""The command `lakejobs`."""
+"""The command line beside Luigi's: `lakejobs`."""
 
 from __future__ import annotations
 

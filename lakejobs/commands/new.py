@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from lakejobs import lake as storage
-from lakejobs.console import LakeError
+from lakejobs.messages import LakeError
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), "new_project")
 # A wheel's package data leaves out names that begin with a dot.
@@ -43,7 +42,16 @@ def make_project(directory: str) -> None:
     for name in template_files():
         path = RENAMED.get(name, name)
         with open(f"{TEMPLATE}/{name}", encoding="utf-8") as handle:
-            storage.write_text(f"{directory}/{path}", handle.read())
+            _write(f"{directory}/{path}", handle.read())
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as handle:
+            handle.write(text)
+    except OSError as error:
+        raise LakeError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def template_files() -> Iterator[str]:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lakejobs.console import LakeError, counted, few
+from lakejobs.messages import LakeError, counted, few
 
 if TYPE_CHECKING:
-    from lakejobs.engine import DuckDB
-    from lakejobs.gold import Table
+    from lakejobs.engine.duckdb import Connection
+    from lakejobs.tables import Table
 
 SUFFIX = ".test.yaml"
 PARTS = {"name", "given", "expect"}
@@ -71,7 +71,7 @@ class Case:
 def test(tables: tuple[str, ...]) -> None:
     """Run the examples of gold tables, TABLE.test.yaml beside their SQL: of all tables, or of those named."""
     from lakejobs import project
-    from lakejobs.gold import broken_tables
+    from lakejobs.tables import broken_tables
 
     failed = 0
     for broken in project.broken_domains().values():
@@ -121,9 +121,9 @@ def cases(*tables: str) -> list[Case]:
 
 def _names(tables: Sequence[str]) -> list[str]:
     """The tables named, or all."""
-    from lakejobs import gold
+    from lakejobs.tables import read_sql
 
-    known = sorted({name for name, _, _ in gold.read_sql()})
+    known = sorted({name for name, _, _ in read_sql()})
     for name in tables:
         if name not in known:
             raise LakeError(f"there is no gold table {name!r}; there are {', '.join(known)}")
@@ -131,7 +131,7 @@ def _names(tables: Sequence[str]) -> list[str]:
 
 
 def _table(name: str) -> Table:
-    from lakejobs.gold import broken_tables, tables
+    from lakejobs.tables import broken_tables, tables
 
     if name in broken_tables():
         raise LakeError(broken_tables()[name])
@@ -183,18 +183,16 @@ def _case(table: str, path: str, number: int, content: Any) -> Case:
 
 
 def _difference(case: Case, table: Table, spill: str) -> str | None:
-    import duckdb
-
-    from lakejobs.engine import DuckDB
+    from lakejobs.engine import QueryError
 
     if strange := [source for source in case.given if source not in sources(table)]:
         raise LakeError(f"{case.place}: {table.name} does not read {few(strange)}; it reads {few(sources(table))}")
-    with DuckDB(spill) as engine:
+    with _connection(spill) as engine:
         for source in sources(table):
             _give(case, source, columns_of(source, spill), engine)
         try:
             engine.run(f"create temp table computed as select * from ({table.statement}\n) as computed")
-        except duckdb.Error as error:
+        except QueryError as error:
             raise LakeError(f"{table.path}: {' '.join(str(error).split())}") from error
         types = _described("computed", engine)
         names = list(case.expect[0]) if case.expect else list(types)
@@ -215,21 +213,19 @@ def _difference(case: Case, table: Table, spill: str) -> str | None:
 
 def sources(table: Table) -> tuple[str, ...]:
     """What a table reads: domains and gold tables."""
-    return (table.source,)
+    return tuple(source.name for source in table.sources)
 
 
 def columns_of(source: str, spill: str) -> dict[str, str]:
     """The columns of a domain's silver rows, or of a gold table, and their SQL types."""
-    import duckdb
-
-    from lakejobs.engine import DuckDB
-    from lakejobs.gold import empty_row, tables
+    from lakejobs.engine import QueryError
+    from lakejobs.layers.gold import sql_types
     from lakejobs.project import domains
+    from lakejobs.tables import tables
 
-    with DuckDB(spill) as engine:
-        if source in domains():
-            engine.run(f"create temp view made as select {empty_row(source)} limit 0")
-            return _described("made", engine)
+    if source in domains():
+        return sql_types(domains()[source])
+    with _connection(spill) as engine:
         table = tables()[source]
         for read in sources(table):
             columns = [f"cast(null as {kind}) as {_quoted(name)}" for name, kind in columns_of(read, spill).items()]
@@ -237,17 +233,24 @@ def columns_of(source: str, spill: str) -> dict[str, str]:
         try:
             engine.run(f"create temp view made as select * from ({table.statement}\n) as computed")
             return {**_described("made", engine), "generated_at": "TIMESTAMP"}
-        except duckdb.Error as error:
+        except QueryError as error:
             raise LakeError(f"{table.path}: {' '.join(str(error).split())}") from error
 
 
-def _described(relation: str, engine: DuckDB) -> dict[str, str]:
+def _connection(spill: str) -> Connection:
+    from lakejobs.config import lake as settings
+    from lakejobs.engine.duckdb import Connection
+
+    return Connection(spill, settings().memory_limit, lambda path: open(path, "rb"))
+
+
+def _described(relation: str, engine: Connection) -> dict[str, str]:
     return {str(name): str(kind) for name, kind, *_ in engine.rows(f"describe {relation}")}
 
 
-def _give(case: Case, source: str, columns: Mapping[str, str], engine: DuckDB) -> None:
+def _give(case: Case, source: str, columns: Mapping[str, str], engine: Connection) -> None:
     """Make the given rows of a source readable under its name."""
-    import duckdb
+    from lakejobs.engine import QueryError
 
     kinds = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
     engine.run(f"create temp table {source} ({kinds})")
@@ -261,12 +264,12 @@ def _give(case: Case, source: str, columns: Mapping[str, str], engine: DuckDB) -
         names = ", ".join(map(_quoted, filled))
         try:
             engine.run(f"insert into {source} {f'({names}) values ({values})' if filled else 'default values'}")
-        except duckdb.Error as error:
+        except QueryError as error:
             raise LakeError(f"{where}: {' '.join(str(error).split())}") from None
 
 
 def _literal(value: Any) -> str:
-    from lakejobs.engine import text
+    from lakejobs.engine.sql import text
 
     return "null" if value is None else text(str(_plain(value)))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from lakejobs import staging
+from lakejobs.layers import staging
 from lakejobs.project import domains
 
 HERE = Path(__file__).parent
@@ -102,7 +102,8 @@ def write(root: Path, domain: str, batch: dt.datetime, rows: int) -> Path:
     directory = root / "local_output" / domain
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{DOMAINS[domain].prefix}_{batch:%Y%m%d_%H%M%S}.csv"
-    staging.write_batch(DOMAINS[domain], batch, rows, str(path))
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        staging.write_batch(DOMAINS[domain], batch, rows, handle)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Take the README's pictures anew, of what runs now: after scripts/run, with scripts/luigid and scripts/docs up.
+"""Take the pictures in the READMEs anew, of what runs now: after scripts/run, with scripts/luigid and scripts/docs up.
 
 usage: .venv/bin/python scripts/screenshots/take.py    LUIGID_PORT (8082) and DOCS_PORT (8083) say where they are.
 """

@@ -1,1 +1,1 @@
-"""Faults really injected into real runs, and what the lake must be like afterwards. See `scripts/torture`."""
+"""Faults really injected into real runs, and what the lake must be like afterwards. See README.md."""

@@ -1,6 +1,6 @@
-"""Torture lakes and print what came of it as a Markdown table.
+"""Torture lakes and print the result as the Markdown table of tests/torture/README.md.
 
-usage: scripts/torture [family …] [--seed N] [--short] [--list]
+usage: scripts/torture [family …] [--seed N] [--short]
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def main() -> int:
         module = importlib.import_module(f"torture.{name}")
         families.update(module.FAMILIES)
         needing |= getattr(module, "NEEDS_CALLS", set())
-    parser = argparse.ArgumentParser(prog="scripts/torture", description="Torture lakes and print what came of it.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/torture", description="Torture lakes and print a table of the results."
+    )
     parser.add_argument("family", nargs="*", help=f"what to do; everything where none is named: {', '.join(families)}")
     parser.add_argument("--seed", type=int, default=1, help="what is drawn depends on it alone (1)")
     parser.add_argument("--short", action="store_true", help="a sample of each, in minutes")

@@ -6,12 +6,12 @@ import datetime as dt
 import types
 from collections.abc import Callable, Iterator
 
-import lakejobs.docs
-import lakejobs.gold
-import lakejobs.silver
+from lakejobs.engine import partitions
+from lakejobs.layers import gold
+from lakejobs.pages import docs
 from torture.lakes import Place, Row, Workshop, ask, differences, fork, sale, seeded, wait
 
-MODULES = (lakejobs.docs, lakejobs.gold, lakejobs.silver)
+MODULES = (docs, gold, partitions)
 """Those that ask what time it is."""
 
 

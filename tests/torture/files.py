@@ -16,8 +16,8 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from lakejobs import lake as storage
-from torture.lakes import HEADERS, Place, Row, Workshop, ask, fork, say, see, seeded, spread
+from lakejobs.storage import deliveries
+from torture.lakes import HEADERS, Place, Row, Workshop, ask, fork, read_footer, read_json, say, see, seeded, spread
 from torture.lakes import wait as wait_for
 
 CONSTANT = 512 << 20
@@ -206,30 +206,30 @@ def account(root: str, with_text: bool = False) -> dict[str, Any]:
     for path in sorted(place.root.glob("datalake/bronze/sales/**/_manifest.json")):
         files += [
             {
-                "name": storage.original_name(entry["name"]),
+                "name": deliveries.original_name(entry["name"]),
                 "records": entry["records"],
                 "rejected": entry["inspection"]["rejected"],
             }
-            for entry in storage.read_json(str(path))["files"]
+            for entry in read_json(path)["files"]
         ]
     staged = {path.name for path in place.root.glob("local_output/sales/*.csv")}
     if staged != {file["name"] for file in files}:
         violations.append(f"landed: {sorted(file['name'] for file in files)} of {sorted(staged)}")
     landed = {
-        (storage.original_name(path.name), path.read_bytes())
+        (deliveries.original_name(path.name), path.read_bytes())
         for path in place.root.glob("datalake/bronze/sales/**/*.csv")
     }
     for path in place.root.glob("local_output/sales/*.csv"):
         if (path.name, path.read_bytes()) not in landed:
             violations.append(f"{path.name} is not in bronze byte for byte")
-    footers = [storage.read_footer(str(path)) for path in place.root.glob("datalake/silver/sales/**/*.parquet")]
+    footers = [read_footer(path) for path in place.root.glob("datalake/silver/sales/**/*.parquet")]
     rows = duplicates = 0
     text: dict[str, list[str]] = {}
     for path in place.root.glob("datalake/silver/sales/**/*.parquet"):
         columns = pq.ParquetFile(path).read().to_pydict()
         rows += len(columns["sale_id"])
         for number, source in enumerate(columns["source_file"] if with_text else ()):
-            text.setdefault(storage.original_name(source.rpartition("/")[2]), []).append(
+            text.setdefault(deliveries.original_name(source.rpartition("/")[2]), []).append(
                 " ".join(str(values[number]) for values in columns.values())
             )
     duplicates = sum(footer["duplicates"] for footer in footers)

@@ -35,10 +35,15 @@ import pandas  # noqa: F401 - so that forks need not
 import pyarrow.parquet as pq
 
 import lakejobs  # noqa: F401
-from lakejobs import docs, project, quality, staging
+from lakejobs import project
 from lakejobs.domains import catalogue
+from lakejobs.layers import staging
+from lakejobs.pages import docs
+from lakejobs.quality import importing
+from lakejobs.storage import documents, footer
+from lakejobs.storage.local import LocalStore
 
-quality.import_great_expectations()
+importing.import_great_expectations()
 docs._view()
 docs.style()
 catalogue.products()
@@ -158,6 +163,20 @@ def spread(function: Callable[[Any], Iterable[str]], items: Sequence[Any], jobs:
 # ------------------------------------------------------------------------------------------------ lakes
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """One of the lake's JSON files."""
+    content = documents.read_json(LocalStore(str(path.parent)), path.name)
+    assert content is not None, path
+    return content
+
+
+def read_footer(path: Path) -> dict[str, Any]:
+    """The lake's entry in a Parquet file's footer."""
+    content = footer.read_footer(LocalStore(str(path.parent)), path.name)
+    assert content is not None, path
+    return content
+
+
 class Place:
     """A directory with a lake, its staging and its suites in it."""
 
@@ -194,7 +213,8 @@ class Place:
             directory = self.root / "local_output" / name
             directory.mkdir(parents=True, exist_ok=True)
             path = directory / f"{domain.prefix}_{moment:%Y%m%d_%H%M%S}.csv"
-            staging.write_batch(domain, moment, rows or domain.rows, f"{path}.part")
+            with open(f"{path}.part", "w", newline="", encoding="utf-8") as handle:
+                staging.write_batch(domain, moment, rows or domain.rows, handle)
             os.rename(f"{path}.part", path)
 
     def command(self, *arguments: str) -> Callable[[], None]:

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
@@ -33,7 +34,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from lakejobs import runs
+from lakejobs import tasks
 from torture import model
 from torture.lakes import NOTHING_TO_DO, PROJECT, TIMEOUT, Place, Row, Workshop, ask, fork, redirect, say, spread, wait
 
@@ -160,7 +161,7 @@ class Life:
                 os.dup2(output, 2)
             sys.argv = ["luigi"]
             # Of every process, and so told apart by luigid; a fork has its parent's.
-            runs.RUN = f"{os.getpid():x}{os.urandom(4).hex()}"
+            tasks.RUN = uuid.uuid4().hex[:12]
             # Where it hangs, its log says where.
             faulthandler.dump_traceback_later(TIMEOUT // 2)
             try:

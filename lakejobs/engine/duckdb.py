@@ -1,26 +1,23 @@
-"""The engine: what does the data work behind a small interface.
+"""DuckDB in this process: a connection that knows how to read delivered CSV files.
 
-Every statement that silver and gold hand over is written in what DuckDB and Spark SQL share; the three functions
-that they name differently (`regexp_like`, `btrim`, `json_text`) are defined here under Spark's names. DuckDB in the
-process is the one engine there is; another one implements `Engine` and runs the same text.
+Every statement that is handed over is written in what DuckDB and Spark SQL share; the three functions that they name
+differently (`regexp_like`, `btrim`, `json_text`) are defined here under Spark's names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import datetime as dt
 import itertools
 import json
 import operator
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from lakejobs import lake as storage
-from lakejobs import records
-from lakejobs.config import lake as settings
-from lakejobs.console import LakeError
+from lakejobs.engine import CsvFile, NotPlainError, QueryError, records
+from lakejobs.engine.sql import text
+from lakejobs.messages import LakeError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,82 +28,23 @@ LONGEST_LINE = 2_000_000
 PLAIN_PATH = re.compile(r"[^*?\[\]]+")
 CAREFUL_BATCH = 50_000
 """Records that the careful reader hands over at a time."""
+Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
+"""Opens a file by the path that the engine knows it by."""
 Delivered: TypeAlias = "tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]"
 """A record: its file, (extra, values) or None where it is malformed, and its raw text where it is."""
 
 
-@dataclass(frozen=True)
-class CsvFile:
-    """A CSV file to read."""
+class Connection:
+    """DuckDB, spilling to a local directory what does not fit in `memory_limit`. Tables live as long as it does."""
 
-    path: str
-    number: int
-    """Tells the rows of this file apart; a later landed file has a higher number."""
-    landing_date: dt.date
-    latest_date: dt.date
-    """No event of this file can be later."""
-    inspection: records.Inspection
-
-
-class Engine(Protocol):
-    """What an engine has to offer. Tables live as long as the engine does."""
-
-    def load_csv(self, table: str, files: Sequence[CsvFile], columns: Sequence[str], query: str) -> None:
-        """Keep as `table` what `query` makes of the records of CSV files, which it reads under the name `delivered`.
-
-        One row of `delivered` a record, all of it text but for the first three: `file_number`, `landing_date`,
-        `latest_date`; `malformed`, the raw text of a line that is no record (NULL otherwise); `extra`, the members
-        of a JSON object of the values of columns that are not the domain's (NULL where there are none); and the
-        domain's `columns` as delivered, matched by header name, NULL where missing.
-
-        `table` has a column `row_number_` besides, which increases within a file from line to line.
-        """
-
-    def run(self, statement: str) -> None:
-        """Run a statement that gives no rows."""
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """A small result as Python values."""
-
-    def pieces(self, query: str, size: int) -> Iterator[pa.Table]:
-        """A large result in Arrow tables of about `size` rows; none where it is empty."""
-
-    def arrow(self, query: str) -> pa.Table:
-        """A whole result as one Arrow table."""
-
-    def register(self, name: str, data: pa.Table) -> None:
-        """Make an Arrow table readable under a name."""
-
-    def read_parquet(self, name: str, paths: Sequence[str]) -> None:
-        """Make Parquet files readable under a name."""
-
-    def write_parquet(self, query: str, path: str, footer: str) -> int:
-        """Write a query's rows to one Parquet file with `footer` as its entry `lakejobs`; returns their number."""
-
-    def another(self) -> Engine:
-        """For another thread: the same tables, but for temporary and registered ones."""
-
-    def close(self) -> None:
-        """Give back memory and temporary files."""
-
-
-def text(value: str) -> str:
-    """A string as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
-
-
-class DuckDB:
-    """DuckDB in the process, spilling to the lake's disk what does not fit in `[lake] memory_limit`."""
-
-    def __init__(self, spill_directory: str) -> None:
+    def __init__(self, spill_directory: str, memory_limit: str, opened: Open) -> None:
         import duckdb
 
-        self._spill = spill_directory
-        limit = settings().memory_limit
+        self._open = opened
         try:
-            self._connection = duckdb.connect(config={"memory_limit": limit, "temp_directory": spill_directory})
+            self._connection = duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": spill_directory})
         except duckdb.Error as error:
-            raise LakeError(f"[lake] memory_limit={limit} is not understood: {error}") from error
+            raise LakeError(f"[lake] memory_limit={memory_limit} is not understood: {error}") from error
         self._connection.execute("set timezone = 'UTC'")
         # It writes `not null` into the schema of Parquet files whose rows happen to have no NULL, and readers refuse to
         # take files of different schemas for one table.
@@ -115,24 +53,28 @@ class DuckDB:
         self._connection.execute("create macro btrim(value, characters) as trim(value, characters)")
         self._connection.execute("create macro json_text(value) as cast(to_json(value) as varchar)")
 
-    def __enter__(self) -> DuckDB:
+    def __enter__(self) -> Connection:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
-        if error and (reason := _of_the_disk(str(error))):
-            raise LakeError(reason) from error
 
     def close(self) -> None:
+        """Give back memory and temporary files."""
         self._connection.close()
 
     def run(self, statement: str) -> None:
-        self._connection.execute(statement)
+        """Run a statement that gives no rows."""
+        with plain_errors():
+            self._connection.execute(statement)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return self._connection.execute(query).fetchall()
+        """A small result as Python values."""
+        with plain_errors():
+            return self._connection.execute(query).fetchall()
 
     def pieces(self, query: str, size: int) -> Iterator[pa.Table]:
+        """A large result in Arrow tables of about `size` rows; none where it is empty."""
         from concurrent.futures import ThreadPoolExecutor
 
         # One piece ahead: the engine makes the next one while somebody works on the last.
@@ -148,34 +90,41 @@ class DuckDB:
 
         # The reader's batches are smaller than it was asked for: a row group each.
         waiting: list[pa.RecordBatch] = []
-        for batch in self._connection.sql(query).to_arrow_reader(size):
-            waiting.append(batch)
-            if sum(len(one) for one in waiting) >= size:
-                yield pa.Table.from_batches(waiting)
-                waiting = []
+        with plain_errors():
+            for batch in self._connection.sql(query).to_arrow_reader(size):
+                waiting.append(batch)
+                if sum(len(one) for one in waiting) >= size:
+                    yield pa.Table.from_batches(waiting)
+                    waiting = []
         if any(len(batch) for batch in waiting):
             yield pa.Table.from_batches(waiting)
 
     def arrow(self, query: str) -> pa.Table:
-        found: pa.Table = self._connection.sql(query).to_arrow_table()
+        """A whole result as one Arrow table."""
+        with plain_errors():
+            found: pa.Table = self._connection.sql(query).to_arrow_table()
         return found
 
     def register(self, name: str, data: pa.Table) -> None:
+        """Make an Arrow table readable under a name."""
         self._connection.register(name, data)
 
     def read_parquet(self, name: str, paths: Sequence[str]) -> None:
-        self._connection.execute(
+        """Make Parquet files readable under a name."""
+        self.run(
             f"create or replace temp view {name} as "
             f"select * from read_parquet([{_list(paths)}], hive_partitioning = false)"
         )
 
     def write_parquet(self, query: str, path: str, footer: str) -> int:
-        written = self._connection.execute(
+        """Write a query's rows to one Parquet file with `footer` as its entry `lakejobs`; returns their number."""
+        ((written,),) = self.rows(
             f"copy ({query}) to {text(path)} (format parquet, kv_metadata {{lakejobs: {text(footer)}}})"
-        ).fetchone()
-        return int(written[0]) if written else 0
+        )
+        return int(written)
 
-    def another(self) -> DuckDB:
+    def another(self) -> Connection:
+        """For another thread: the same tables, but for temporary and registered ones."""
         sibling = copy.copy(self)
         sibling._connection = self._connection.cursor()
         return sibling
@@ -183,6 +132,15 @@ class DuckDB:
     # -------------------------------------------------------------------------------------------- CSV
 
     def load_csv(self, table: str, files: Sequence[CsvFile], columns: Sequence[str], query: str) -> None:
+        """Keep as `table` what `query` makes of the records of CSV files, which it reads under the name `delivered`.
+
+        One row of `delivered` a record, all of it text but for the first three: `file_number`, `landing_date`,
+        `latest_date`; `malformed`, the raw text of a line that is no record (NULL otherwise); `extra`, the members
+        of a JSON object of the values of columns that are not the domain's (NULL where there are none); and the
+        domain's `columns` as delivered, matched by header name, NULL where missing.
+
+        `table` has a column `row_number_` besides, which increases within a file from line to line.
+        """
         plain: dict[tuple[Any, ...], list[CsvFile]] = {}
         careful = []
         for file in files:
@@ -199,15 +157,17 @@ class DuckDB:
         for group in plain.values():
             self._load_plain(f"{table}_", group, columns, query)
         for file in careful:
-            for batch in _read_carefully(file, columns):
+            for batch in _read_carefully(file, columns, self._open):
                 self._insert(f"{table}_", batch, query)
         self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
 
     def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str) -> None:
         """Read files of the same header and line ends at once."""
+        import duckdb
+
         header = files[0].inspection.header
         newline = {"LF": r"\n", "CRLF": r"\r\n"}[files[0].inspection.newline]
-        by_name, others = match(header, columns)
+        by_name, others = records.match(header, columns)
         extra = "cast(null as varchar)"
         if others:
             members = ", ".join(
@@ -236,14 +196,19 @@ class DuckDB:
             f"delim = ',', quote = '\"', escape = '\"', new_line = '{newline}', filename = true, "
             f"max_line_size = {LONGEST_LINE}, store_rejects = true)"
         )
-        self.run(f"insert into {table} {query}")
+        try:
+            self.run(f"insert into {table} {query}")
+        except QueryError as error:
+            if isinstance(error.__cause__, duckdb.InvalidInputException):
+                raise NotPlainError(str(error)) from error
+            raise
         rejects = self.rows(
             "select distinct s.file_path, e.line_byte_position "
             "from reject_errors e join reject_scans s using (scan_id, file_id) order by 1, 2"
         )
         self.run("drop view delivered; drop type file_names")
         by_path = {file.path: file for file in files}
-        lines: list[Delivered] = [(by_path[path], None, raw) for path, raw in _raw_lines(rejects)]
+        lines: list[Delivered] = [(by_path[path], None, raw) for path, raw in _raw_lines(rejects, self._open)]
         for start in range(0, len(lines), CAREFUL_BATCH):
             self._insert(table, _delivered(lines[start : start + CAREFUL_BATCH], columns), query)
 
@@ -251,6 +216,24 @@ class DuckDB:
         self.register("delivered", batch)
         self.run(f"insert into {table} {query}")
         self._connection.unregister("delivered")
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """DuckDB's errors as the lake's own kinds."""
+    import duckdb
+
+    try:
+        yield
+    except Exception as error:
+        # What it makes of Ctrl-C.
+        if type(error) is RuntimeError and str(error).startswith("Query interrupted"):
+            raise KeyboardInterrupt from error
+        if reason := _of_the_disk(str(error)):
+            raise LakeError(reason) from error
+        if isinstance(error, duckdb.Error):
+            raise QueryError(str(error).strip()) from error
+        raise
 
 
 def _of_the_disk(message: str) -> str | None:
@@ -267,10 +250,10 @@ def _list(values: Iterable[str]) -> str:
     return ", ".join(text(value) for value in values)
 
 
-def _raw_lines(rejects: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
+def _raw_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterator[tuple[str, str]]:
     """The text of lines that DuckDB refused, by the byte they begin at (counted from 1)."""
     for path, lines in itertools.groupby(rejects, key=operator.itemgetter(0)):
-        with storage.reading(path) as handle:
+        with opened(path) as handle:
             for _, position in lines:
                 handle.seek(position - 1)
                 line = handle.readline()
@@ -279,11 +262,11 @@ def _raw_lines(rejects: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
                 yield path, line.rstrip(b"\r\n").decode("utf-8", "replace")
 
 
-def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iterator[pa.Table]:
     """The records of a file that only `records.read` understands."""
-    by_name, others = match(file.inspection.header, columns)
+    by_name, others = records.match(file.inspection.header, columns)
     indexes = [by_name.get(name) for name in columns]
-    with storage.reading(file.path) as handle:
+    with opened(file.path) as handle:
         found = records.read(handle, file.inspection)
         while taken := list(itertools.islice(found, CAREFUL_BATCH)):
             rows: list[Delivered] = []
@@ -317,23 +300,3 @@ def _delivered(rows: list[Delivered], columns: Sequence[str]) -> pa.Table:
     for index, name in enumerate(columns):
         data[name] = pa.array([row[index] or None for row in values], pa.string())
     return pa.table(data)
-
-
-def match(header: Sequence[str], columns: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Where the domain's columns are in a header, and where the others are, under names told apart.
-
-    Names match without regard to case. Of a name that stands twice the first is meant.
-    """
-    known = set(columns)
-    by_name: dict[str, int] = {}
-    others: dict[str, int] = {}
-    for index, name in enumerate(header):
-        folded = name.casefold()
-        if folded in known and folded not in by_name:
-            by_name[folded] = index
-            continue
-        label, copies = name or f"column {index + 1}", 2
-        while label in others or label in known:
-            label, copies = f"{name}_{copies}", copies + 1
-        others[label] = index
-    return by_name, others

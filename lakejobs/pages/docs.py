@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import datetime as dt
 import html
-import json
-import os
+import importlib.resources
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from lakejobs import lake as storage
 from lakejobs.config import lake as settings
-from lakejobs.console import log, span
-from lakejobs.lake import Lake
+from lakejobs.engine.sql import MALFORMED, OUT_OF_RANGE, TYPE
+from lakejobs.messages import log, percent, span
+from lakejobs.model import Counts
 from lakejobs.project import domains
-from lakejobs.quality import Rule, Validation
-from lakejobs.transform import MALFORMED, OUT_OF_RANGE, TYPE
+from lakejobs.quality.evaluation import Validation
+from lakejobs.quality.suite import Rule
+from lakejobs.storage import File, documents
+from lakejobs.storage.layout import Lake, snapshot_name
 
 if TYPE_CHECKING:
     import jinja2
 
 TOTALS = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")
-LONGEST_SHOWN = 200
-LONGEST_RESCUED = 10_000
-"""Characters of a row's rescued data that are looked at for examples."""
 READING = {
     MALFORMED: "A line with too many or too few fields, or with broken quotes. Its text is kept in rescued_data.",
     TYPE: "A value that does not fit its column’s type. It is NULL in silver; its text is kept in rescued_data.",
@@ -42,7 +40,7 @@ READING = {
 def keep(
     lake: Lake,
     validation: Validation,
-    counts: Mapping[dt.date, Mapping[str, Any]],
+    counts: Mapping[dt.date, Counts],
     withheld: Mapping[dt.date, Sequence[str]],
     examples: Mapping[int | str, Sequence[Mapping[str, Any]]],
 ) -> str:
@@ -60,34 +58,34 @@ def keep(
         "span": span(dates),
         "validated_at": now.isoformat(timespec="seconds"),
         "withheld": {date.isoformat(): list(reasons) for date, reasons in withheld.items()},
-        "totals": {name: sum(count[name] for count in counts.values()) for name in TOTALS},
+        "totals": {name: sum(getattr(count, name) for count in counts.values()) for name in TOTALS},
         "rules": [_summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules],
         "reading": reading_codes(counts, examples),
     }
     run_id = {"run_name": f"{domain} {batch['span']}", "run_time": now.isoformat()}
     result = validation.result({"run_id": run_id, "lakejobs": batch})
     pages = f"{lake.data_docs}/validations/{domain}"
-    storage.sweep(lake.validations(domain))
-    storage.sweep(pages)
+    lake.store.sweep(lake.validations(domain))
+    lake.store.sweep(pages)
     stamps = _stamps(lake, domain)
-    name = storage.snapshot_name(domain, f"{stamps[-1]}.parquet" if stamps else None, now).removesuffix(".parquet")
-    storage.write_json(f"{lake.validations(domain)}/{name}.json", result.to_json_dict())
+    name = snapshot_name(domain, f"{stamps[-1]}.parquet" if stamps else None, now).removesuffix(".parquet")
+    documents.write_json(lake.store, f"{lake.validations(domain)}/{name}.json", result.to_json_dict())
     page = f"{pages}/{name}.html"
-    storage.write_text(page, render_page(result, batch))
+    documents.write_text(lake.store, page, render_page(result, batch))
     prune(lake, domain)
     # Runs of other domains write the index too: the last one has to have seen what the others kept.
-    with storage.lock(lake, "data_docs"):
-        storage.sweep(lake.data_docs)
-        storage.write_text(f"{lake.data_docs}/index.html", render_index(lake, domain))
+    with lake.lock("data_docs"):
+        lake.store.sweep(lake.data_docs)
+        documents.write_text(lake.store, f"{lake.data_docs}/index.html", render_index(lake, domain))
     return page
 
 
 def sweep(lake: Lake, domain: str) -> None:
     """Remove what a dead run left half-written: it may have died after it published. Only under the domain's lock."""
-    storage.sweep(lake.validations(domain))
-    storage.sweep(f"{lake.data_docs}/validations/{domain}")
-    with storage.lock(lake, "data_docs"):
-        storage.sweep(lake.data_docs)
+    lake.store.sweep(lake.validations(domain))
+    lake.store.sweep(f"{lake.data_docs}/validations/{domain}")
+    with lake.lock("data_docs"):
+        lake.store.sweep(lake.data_docs)
 
 
 def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,13 +107,13 @@ def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any
 
 
 def reading_codes(
-    counts: Mapping[dt.date, Mapping[str, Any]], examples: Mapping[int | str, Sequence[Mapping[str, Any]]]
+    counts: Mapping[dt.date, Counts], examples: Mapping[int | str, Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
     """The codes that came from reading, as rows of the table of rules: MALFORMED_LINE, TYPE:<column>, …"""
     found: Counter[str] = Counter()
     for count in counts.values():
-        found.update({code: rows for code, rows in count["failures"].items() if code.partition(":")[0] in READING})
-    whole = sum(count["rows"] for count in counts.values())
+        found.update({code: rows for code, rows in count.failures.items() if code.partition(":")[0] in READING})
+    whole = sum(count.rows for count in counts.values())
     return [
         {
             "code": code,
@@ -126,36 +124,6 @@ def reading_codes(
         }
         for code, rows in sorted(found.items())
     ]
-
-
-def rescued_values(text: str | None) -> dict[str, Any]:
-    """The members of a row's `rescued_data` or `corrections`: column → text. The text may have been cut off."""
-    if not text:
-        return {}
-    # An escape of a character may have been cut in two.
-    for end in (len(text), *range(len(text), max(0, len(text) - 12), -1)):
-        for mended in (text[:end], f'{text[:end]}…"}}'):
-            try:
-                found: dict[str, Any] = json.loads(mended)
-            except ValueError:
-                continue
-            return found
-    return {}
-
-
-def shown(value: Any) -> str:
-    """A value on a page: the beginning of a long one."""
-    text = "NULL" if value is None else str(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-
-
-def percent(share: float) -> str:
-    """A share as a person reads it; a few of many are not none, and all but a few are not all."""
-    if 0 < share < 0.001:
-        return "<0.1%"
-    if 0.999 < share < 1:
-        return ">99.9%"
-    return f"{100 * share:.1f}%"
 
 
 def render_page(result: Any, batch: Mapping[str, Any]) -> str:
@@ -184,14 +152,14 @@ def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, A
     Remembered in a file, so that a batch costs the same however many are kept; only new results are opened.
     """
     cache = f"{lake.validations(domain)}/_index.json"
-    known = (storage.read_json(cache) or {}).get("batches", {})
+    known = (documents.read_json(lake.store, cache) or {}).get("batches", {})
     batches = {}
     for file in _results(lake, domain):
         name, path = file.name.removesuffix(".json"), f"{lake.validations(domain)}/{file.name}"
         # What an earlier version remembered says less.
-        if name in known and known[name]["signature"] == file.signature and "withheld" in known[name]:
+        if name in known and known[name].get("version") == file.version and "withheld" in known[name]:
             batches[name] = known[name]
-        elif content := storage.read_json(path):
+        elif content := documents.read_json(lake.store, path):
             batch = content["meta"]["lakejobs"]
             batches[name] = {
                 **{key: batch[key] for key in ("domain", "span", "validated_at", "totals")},
@@ -206,12 +174,12 @@ def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, A
                     for code in batch.get("reading", ())
                 ],
                 "page": f"validations/{domain}/{name}.html",
-                "signature": file.signature,
+                "version": file.version,
             }
-        elif storage.file(path):
-            log.warning("%s is damaged: it is left out of the Data Docs; remove it", path)
+        elif lake.store.stat(path):
+            log.warning("%s is damaged: it is left out of the Data Docs; remove it", lake.location(path))
     if remember:
-        storage.write_json(cache, {"batches": batches}, durable=False)
+        documents.write_json(lake.store, cache, {"batches": batches}, durable=False)
     return list(batches.values())
 
 
@@ -224,25 +192,19 @@ def newest_page(lake: Lake, domain: str) -> str | None:
 def prune(lake: Lake, domain: str) -> None:
     """Drop the oldest results and their pages."""
     for name in _stamps(lake, domain)[: -max(1, settings().keep_validations)]:
-        storage.remove(f"{lake.validations(domain)}/{name}.json")
-        storage.remove(f"{lake.data_docs}/validations/{domain}/{name}.html")
+        lake.store.remove(f"{lake.validations(domain)}/{name}.json")
+        lake.store.remove(f"{lake.data_docs}/validations/{domain}/{name}.html")
 
 
-def page_url(path: str) -> str:
+def page_url(lake: Lake, path: str) -> str:
     """Where a page is looked at: below `[lake] docs_url`, where the lake's pages are served, or else on the disk."""
     base = settings().docs_url
-    if base:
-        return f"{base.rstrip('/')}/{path.removeprefix(f'{storage.current().root}/quality/')}"
-    return file_url(path)
+    return f"{base.rstrip('/')}/{path.removeprefix('quality/')}" if base else lake.store.url(path)
 
 
-def file_url(path: str) -> str:
-    return "file://" + os.path.abspath(path)
-
-
-def _results(lake: Lake, domain: str) -> list[storage.File]:
+def _results(lake: Lake, domain: str) -> list[File]:
     """The stored validations of a domain, the oldest first."""
-    found = storage.files(lake.validations(domain))
+    found = lake.store.files(lake.validations(domain))
     return [file for file in found if file.name.endswith(".json") and not file.name.startswith("_")]
 
 
@@ -267,7 +229,7 @@ def environment() -> jinja2.Environment:
     import jinja2
 
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("lakejobs"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("lakejobs.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters["number"] = lambda value: f"{value:,}"
     templates.filters["amount"] = lambda value: f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
@@ -279,7 +241,9 @@ def environment() -> jinja2.Environment:
 def _view() -> Any:
     from great_expectations.render.view import DefaultJinjaPageView
 
-    view = DefaultJinjaPageView(custom_views_directory=os.path.join(os.path.dirname(__file__), "templates"))
+    view = DefaultJinjaPageView(
+        custom_views_directory=str(importlib.resources.files("lakejobs.pages").joinpath("templates"))
+    )
     view.env.filters.update(environment().filters)
     return view
 

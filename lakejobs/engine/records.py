@@ -19,10 +19,11 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
+
+from lakejobs.model import Inspection
 
 CHUNK = 4 << 20
 MOST_PLAIN_COLUMNS = 200
@@ -45,34 +46,6 @@ def _c1_control(error: Any) -> tuple[str, int]:
 
 
 codecs.register_error("c1-controls", _c1_control)
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What is known of a CSV file after its bytes were seen once."""
-
-    sha256: str
-    encoding: str
-    """utf-8, or windows-1252 where the bytes are not UTF-8."""
-    newline: str
-    """How lines end: LF, CRLF, or mixed."""
-    header: tuple[str, ...]
-    """Column names as delivered, blanks trimmed; empty where the file is empty or rejected."""
-    lines: int
-    """Lines with something in them, the header among them."""
-    quoted: bool
-    """Whether there is a quote in it anywhere."""
-    plain: bool
-    """Whether the engine may read it."""
-    rejected: str | None = None
-    """Why this is no CSV of the domain at all."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Inspection:
-        return cls(**{**content, "header": tuple(content["header"])})
 
 
 def content_hash(source: BinaryIO) -> str:
@@ -302,3 +275,23 @@ def _split(line: str, ahead: _Ahead) -> tuple[list[str] | None, str]:
 def json_member(name: str, value: str) -> str:
     """`"name": "value"`, as SQL's side of the lake writes it."""
     return f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+
+
+def match(header: Sequence[str], columns: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Where the domain's columns are in a header, and where the others are, under names told apart.
+
+    Names match without regard to case. Of a name that stands twice the first is meant.
+    """
+    known = set(columns)
+    by_name: dict[str, int] = {}
+    others: dict[str, int] = {}
+    for index, name in enumerate(header):
+        folded = name.casefold()
+        if folded in known and folded not in by_name:
+            by_name[folded] = index
+            continue
+        label, copies = name or f"column {index + 1}", 2
+        while label in others or label in known:
+            label, copies = f"{name}_{copies}", copies + 1
+        others[label] = index
+    return by_name, others

@@ -1,23 +1,25 @@
 """What a person wants to see after a run: rows through each layer, the head of the gold tables, where the rest is.
 
-usage: python -m lakejobs.summary [the same --lake-… arguments as luigi]
+usage: python -m lakejobs.commands.summary [the same --lake-… arguments as luigi]
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import urllib.request
 from typing import Any
 
 from luigi.cmdline_parser import CmdlineParser
 
-from lakejobs import docs, lineage
-from lakejobs import lake as storage
-from lakejobs.console import counted
-from lakejobs.gold import domain_of, newest_snapshot, tables
-from lakejobs.lineage import DomainState
+from lakejobs.freshness.runs import Run
+from lakejobs.freshness.state import DomainState
+from lakejobs.freshness.tables import newest_snapshot
+from lakejobs.messages import counted
+from lakejobs.pages import docs
 from lakejobs.project import domains
+from lakejobs.storage import documents
+from lakejobs.storage.layout import Lake
+from lakejobs.tables import tables
 
 HEAD = 3
 LONGEST_PAGE = 1 << 30
@@ -25,56 +27,56 @@ LONGEST_PAGE = 1 << 30
 
 def layers(state: DomainState) -> dict[str, Any]:
     """Rows of a domain through each layer, from manifests and footers."""
-    silver = state.silver.values()
+    silver = [footer.counts for footer in state.silver.values()]
     return {
         "domain": state.domain,
-        "files": sum(landing["files"] for landing in state.landings.values()),
-        "rejected": sum(len(landing["rejected"]) for landing in state.landings.values()),
-        "records": sum(landing["records"] for landing in state.landings.values()),
+        "files": sum(landing.files for landing in state.landings.values()),
+        "rejected": sum(len(landing.rejected) for landing in state.landings.values()),
+        "records": sum(landing.records for landing in state.landings.values()),
         "partitions": len(state.silver),
         **{
-            name: sum(footer[name] for footer in silver)
+            name: sum(getattr(counts, name) for counts in silver)
             for name in ("rows", "valid", "invalid", "duplicates", "corrected")
         },
     }
 
 
-def show(states: list[DomainState]) -> str:
+def show(run: Run) -> str:
     import pandas as pd
 
+    lake, states = run.lake, [run.state(domain) for domain in domains()]
     with pd.option_context({"display.width": 160, "display.max_columns": 20, "display.max_colwidth": 32}):
         rows = pd.DataFrame([layers(state) for state in states]).set_index("domain")
         parts = ["Rows through the layers", table(rows)]
-        by_name = {state.domain: state for state in states}
         for name, gold in sorted(tables().items()):
-            state = by_name[domain_of(gold)]
-            snapshot, _ = newest_snapshot(state, gold)
+            snapshot, _ = newest_snapshot(run, gold)
             if snapshot is None:
                 parts += [f"gold: {name} has no snapshot yet"]
                 continue
-            path = state.lake.gold(name, snapshot)
+            path = lake.location(lake.gold(name, snapshot))
             content = pd.read_parquet(path).drop(columns="generated_at")
             parts += [f"{name}: {counted(len(content), 'row')} in {path}", table(content.tail(HEAD), index=False)]
     for state in states:
         parts += troubles(state)
-    lake = states[0].lake
     for name, path in (("Report", lake.report), ("Data Docs", f"{lake.data_docs}/index.html")):
-        if os.path.exists(path):
-            parts.append(f"{name}: {link(path)}")
+        if lake.store.stat(path):
+            parts.append(f"{name}: {link(lake, path)}")
     return "\n\n".join(parts)
 
 
-def link(path: str) -> str:
+def link(lake: Lake, path: str) -> str:
     """Where a page is served, if it is that page; or else the file itself. Another lake may be served there."""
-    url = docs.page_url(path)
+    url = docs.page_url(lake, path)
     if url.startswith("http"):
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
-                is_served = answer.read().decode("utf-8", "replace") == storage.read_text(path, LONGEST_PAGE)
+                is_served = answer.read().decode("utf-8", "replace") == documents.read_text(
+                    lake.store, path, LONGEST_PAGE
+                )
         except (OSError, ValueError):
             is_served = False
         if not is_served:
-            return docs.file_url(path)
+            return lake.store.url(path)
     return url
 
 
@@ -90,14 +92,13 @@ def table(content: Any, *, index: bool = True) -> str:
 def troubles(state: DomainState) -> list[str]:
     """Warnings, and files that were not taken in; nothing is passed by in silence."""
     lines = state.warnings
-    lines += [f"{state.lake.staging_directory(state.domain)}/{name} was left alone" for name in state.passed_by]
+    lines += [f"{state.lake.staging.location(state.domain)}/{name} was left alone" for name in state.ignored]
     return ["\n".join(lines)] if lines else []
 
 
 def main() -> None:
     with CmdlineParser.global_instance(["--module", "lakejobs", "GoldAll", *sys.argv[1:]]):
-        lake = storage.current()
-        sys.stdout.write(show([lineage.DomainState(lake, domain) for domain in domains()]) + "\n")
+        sys.stdout.write(show(Run()) + "\n")
 
 
 if __name__ == "__main__":

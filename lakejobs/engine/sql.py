@@ -7,15 +7,10 @@ Every cast stands behind a pattern, because engines disagree on what they accept
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from lakejobs import types
-from lakejobs.config import lake as settings
-from lakejobs.console import LakeError, few
-from lakejobs.engine import text
+from lakejobs.engine import Reading, types
 from lakejobs.model import Domain
-from lakejobs.project import domains
 
 WHOLE = "^[+-]?0*[0-9]{1,15}([.]0*)?$"
 NUMBER = "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
@@ -31,17 +26,38 @@ TYPE = "TYPE"
 OUT_OF_RANGE = "OUT_OF_RANGE"
 
 
-def partition_dates(domain: Domain) -> str:
+def text(value: str) -> str:
+    """A string as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def relations_read(query: str) -> set[str] | None:
+    """Names of the relations that a query reads, in lower case; None where it cannot be parsed."""
+    import sqlglot
+    from sqlglot.optimizer.scope import traverse_scope
+
+    try:
+        scopes = traverse_scope(sqlglot.parse_one(query, dialect="duckdb"))
+    except sqlglot.errors.SqlglotError:
+        return None
+    sources = [source for scope in scopes for source in scope.sources.values()]
+    return {source.name.lower() for source in sources if isinstance(source, sqlglot.exp.Table) and source.name}
+
+
+def partition_dates(reading: Reading) -> str:
     """Query over `delivered`: file_number, is_malformed, and the partition_date of every record."""
-    return f"select file_number, malformed is not null as is_malformed, partition_date from ({_dated(domain)}) as dated"
+    return (
+        f"select file_number, malformed is not null as is_malformed, partition_date from ({_dated(reading)}) as dated"
+    )
 
 
-def typed_rows(domain: Domain) -> str:
+def typed_rows(reading: Reading) -> str:
     """Query over `delivered`: every record typed, rescued and corrected.
 
     Columns: file_number, partition_date, event_time_ (NULL where there is no usable one), is_malformed, the domain's
     columns, each correction's `difference`, and type_errors (codes), corrections, rescued_data: NULL where none.
     """
+    domain = reading.domain
     corrected = {correction.column for correction in domain.corrections}
     typed = [name for name, kind in domain.columns.items() if kind != "text"]
     expected, wrong, difference = [], [], []
@@ -81,7 +97,7 @@ def typed_rows(domain: Domain) -> str:
         *(f"""case when {name} is null then '"{name}": ' || json_text({name}_text) end""" for name in typed),
         "extra",
     ]
-    rows = _dated(domain)
+    rows = _dated(reading)
     for layer in (expected, difference, wrong):
         if layer:
             rows = f"select *, {', '.join(layer)} from ({rows}) as layer"
@@ -126,19 +142,15 @@ def judged_rows(domain: Domain) -> str:
     )
 
 
-def hashes(domain: Domain) -> dict[str, str]:
+def hashes(reading: Reading) -> dict[str, str]:
     """Of all SQL that decides what stands in silver. They change with the domain's specification and with settings."""
+    domain = reading.domain
     queries = {
-        "typed": typed_rows(domain),
+        "typed": typed_rows(reading),
         "superseded": f"{', '.join(domain.keys)}\n{superseded_rows(domain)}",
         "judged": judged_rows(domain),
     }
     return {name: hashlib.sha256(query.encode()).hexdigest()[:32] for name, query in queries.items()}
-
-
-def settings_of(domain: Domain) -> dict[str, Any]:
-    """The settings that stand in the SQL."""
-    return {"earliest_date": settings().earliest_date.isoformat(), "timestamp_formats": list(_formats(domain))}
 
 
 def _json_object(members: Sequence[str]) -> str:
@@ -147,12 +159,12 @@ def _json_object(members: Sequence[str]) -> str:
     return f"'{{' || nullif(concat_ws(', ', {', '.join(members)}), '') || '}}'"
 
 
-def _dated(domain: Domain) -> str:
+def _dated(reading: Reading) -> str:
     """`delivered` with blanks trimmed, types applied, and the partition each record belongs to.
 
     The trimmed text of a typed column stays beside it as `<column>_text`.
     """
-    time = domain.event_time
+    domain, time = reading.domain, reading.domain.event_time
     trimmed, typed = [], []
     for name, kind in domain.columns.items():
         # Three comparisons are far cheaper than a trim, and hardly any value needs one.
@@ -162,9 +174,9 @@ def _dated(domain: Domain) -> str:
             trimmed.append(f"{value} as {name}")
         else:
             trimmed.append(f"{value} as {name}_text")
-            typed.append(f"{_typed(domain, f'{name}_text', kind)} as {name}")
+            typed.append(f"{_typed(reading, f'{name}_text', kind)} as {name}")
     usable = (
-        f"{time} >= cast(date '{settings().earliest_date}' as timestamp) "
+        f"{time} >= cast(date '{reading.earliest_date}' as timestamp) "
         f"and {time} < cast(latest_date as timestamp) + interval '1' day"
     )
     return (
@@ -176,7 +188,7 @@ def _dated(domain: Domain) -> str:
     )
 
 
-def _typed(domain: Domain, value: str, kind: str) -> str:
+def _typed(reading: Reading, value: str, kind: str) -> str:
     if kind == "integer":
         return f"case when regexp_like({value}, '{WHOLE}') then cast(try_cast({value} as decimal(38, 1)) as bigint) end"
     if kind == "number":
@@ -184,17 +196,7 @@ def _typed(domain: Domain, value: str, kind: str) -> str:
         return f"case when regexp_like({value}, '{NUMBER}') and abs({number}) < {TOO_LARGE} then {number} end"
     if kind != "timestamp":
         return types.typed(value, kind)
-    return _timestamp(value, _formats(domain))
-
-
-def _formats(domain: Domain) -> Sequence[str]:
-    """The timestamp formats that are added for a domain."""
-    added: Mapping[str, Sequence[str]] = settings().timestamp_formats
-    if unknown := [name for name in added if name not in domains()]:
-        raise LakeError(
-            f"[lake] timestamp_formats: there is no domain {few(unknown)}; there are {', '.join(domains())}"
-        )
-    return added.get(domain.name, ())
+    return _timestamp(value, reading.timestamp_formats)
 
 
 def _timestamp(value: str, formats: Sequence[str]) -> str:

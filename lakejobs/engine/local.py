@@ -1,0 +1,259 @@
+"""The engine in this process, on DuckDB.
+
+Bronze reads what has landed to count it, and silver needs the same records a moment later. So what was counted last is
+kept, and silver goes on with it if it holds the very files that it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from lakejobs.engine import (
+    CsvFile,
+    FileCount,
+    GoldJob,
+    GoldSource,
+    OtherDateError,
+    Reading,
+    SilverJob,
+    partitions,
+    sql,
+)
+from lakejobs.engine.duckdb import Connection, Open
+from lakejobs.messages import OnProgress
+from lakejobs.model import Counts
+from lakejobs.quality import importing
+from lakejobs.quality.evaluation import Validation
+
+
+class LocalEngine:
+    """DuckDB, with directories for what spills from `scratch`, and files that `opened` opens for the careful reader."""
+
+    def __init__(self, scratch: Callable[[str], AbstractContextManager[str]], memory_limit: str, opened: Open) -> None:
+        self._scratch, self._memory_limit, self._open = scratch, memory_limit, opened
+        self._kept: Loaded | None = None
+        self._to_close: list[Loaded] = []
+        weakref.finalize(self, _close, self._to_close)
+
+    @contextlib.contextmanager
+    def _connect(self, name: str) -> Iterator[Connection]:
+        with self._scratch(name) as spill, Connection(spill, self._memory_limit, self._open) as connection:
+            yield connection
+
+    # -------------------------------------------------------------------------------------------- records
+
+    def count_records(self, reading: Reading, files: Sequence[CsvFile]) -> dict[int, FileCount]:
+        dates: dict[int, Counter[str]] = {file.number: Counter() for file in files}
+        malformed: Counter[int] = Counter()
+        with contextlib.ExitStack() as stack:
+            loaded = stack.enter_context(self._load(reading, files, None))
+            for number, day, is_malformed, count in loaded.connection.rows(
+                "select file_number, partition_date, is_malformed, count(*) from loaded group by all order by all"
+            ):
+                dates[number][day.isoformat()] += count
+                malformed[number] += count * is_malformed
+            stack.pop_all()
+            self._keep(loaded)
+        return {number: FileCount(dict(found), malformed[number]) for number, found in dates.items()}
+
+    def _load(self, reading: Reading, files: Sequence[CsvFile], dates: tuple[dt.date, dt.date] | None) -> Loaded:
+        """Read files, or of them only what belongs to the first … the last of two dates."""
+        # What an earlier task has left is not worth the memory that this one may need.
+        self.forget()
+        query = typed = sql.typed_rows(reading)
+        if dates:
+            between = f"partition_date between date '{dates[0]}' and date '{dates[1]}'"
+            query = f"select * from ({typed}) as rows where {between}"
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(self._connect(reading.domain.name))
+            connection.load_csv("loaded", files, list(reading.domain.columns), query)
+            return Loaded(connection, typed, _contents(files), stack.pop_all())
+
+    def _loaded(self, reading: Reading, files: Sequence[CsvFile], dates: tuple[dt.date, dt.date]) -> Loaded:
+        """The records of files: those that were kept, with all their dates and perhaps more files, or read now."""
+        kept = self._kept
+        if kept and kept.holds(sql.typed_rows(reading), files):
+            self._kept = None
+            self._to_close.clear()
+            return kept
+        return self._load(reading, files, dates)
+
+    def _keep(self, loaded: Loaded) -> None:
+        self._kept = loaded
+        self._to_close[:] = [loaded]
+
+    def forget(self) -> None:
+        kept, self._kept = self._kept, None
+        _close(self._to_close)
+        del kept
+
+    # -------------------------------------------------------------------------------------------- silver
+
+    @contextlib.contextmanager
+    def silver(self, job: SilverJob, on_progress: OnProgress) -> Iterator[LocalBatch]:
+        domain, dates = job.reading.domain, list(job.dates)
+        importing_it = importing.import_in_background()
+        on_progress(f"reading {sum(job.dates.values()):,} records", 5)
+        with self._loaded(job.reading, job.files, (dates[0], dates[-1])) as loaded:
+            connection = loaded.connection
+            partitions.select_dates(dates, connection)
+            partitions.deduplicate(domain, job.chunk_rows, connection)
+            on_progress("waiting for Great Expectations", 30)
+            importing_it.join()
+            validation = partitions.validate(job, connection, on_progress)
+            names = dict(zip(loaded.numbers(job.files), (file.name for file in job.files), strict=True))
+            counts = partitions.judge(job, validation, names, connection)
+            yield LocalBatch(job, validation, counts, connection)
+
+    # -------------------------------------------------------------------------------------------- gold
+
+    def gold(self, job: GoldJob, path: str, footer: str) -> int:
+        with self._connect("gold") as connection:
+            _compute(job, connection)
+            query = f"select *, timestamp '{job.generated_at.replace(tzinfo=None)}' as generated_at from computed"
+            if job.carried:
+                snapshot, days = job.carried
+                connection.read_parquet("carried", [snapshot])
+                listed = ", ".join(f"date '{date}'" for date in days)
+                query += f" union all select * from carried where date in ({listed})"
+            return connection.write_parquet(
+                f"select * from ({query}) as snapshot order by {', '.join(job.grain)}", path, footer
+            )
+
+    @contextlib.contextmanager
+    def tables(self, paths: Mapping[str, str]) -> Iterator[Connection]:
+        with self._connect("report") as connection:
+            for name, path in paths.items():
+                connection.read_parquet(name, [path])
+            yield connection
+
+
+class Loaded:
+    """The records of bronze files as the table `loaded` of a connection: `sql.typed_rows` and `row_number_`."""
+
+    def __init__(
+        self, connection: Connection, typed: str, by_content: dict[CsvFile, int], resources: contextlib.ExitStack
+    ) -> None:
+        self.connection = connection
+        self._typed, self._by_content, self._resources = typed, by_content, resources
+
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._resources.__exit__(*exc)
+
+    def close(self) -> None:
+        self._resources.close()
+
+    def holds(self, typed: str, files: Sequence[CsvFile]) -> bool:
+        if self._typed != typed or not self._by_content.keys() >= _contents(files).keys():
+            return False
+        # Of two duplicates the later file's is kept, so the order has to be that which the files have now.
+        numbers = self.numbers(files)
+        return numbers == sorted(numbers)
+
+    def numbers(self, files: Sequence[CsvFile]) -> list[int]:
+        """The numbers that the rows of these files have here."""
+        return [self._by_content[content] for content in _contents(files)]
+
+
+def _contents(files: Sequence[CsvFile]) -> dict[CsvFile, int]:
+    """Files as told apart by all but their number and name."""
+    return {dataclasses.replace(file, number=0, name=""): file.number for file in files}
+
+
+def _close(kept: list[Loaded]) -> None:
+    while kept:
+        kept.pop().close()
+
+
+class LocalBatch:
+    """Silver partitions on an open connection."""
+
+    def __init__(
+        self, job: SilverJob, validation: Validation, counts: Mapping[dt.date, Counts], connection: Connection
+    ) -> None:
+        self.validation, self.counts = validation, counts
+        self._job, self._connection = job, connection
+
+    def examples(self) -> dict[int | str, list[dict[str, Any]]]:
+        return partitions.failing_rows(self._job.reading.domain, self.validation, self._connection)
+
+    def write(self, date: dt.date, path: str, footer: str) -> int:
+        domain = self._job.reading.domain
+        if len(self._job.dates) == 1:
+            return partitions.write(domain, date, path, footer, self._connection)
+        with self._connection.another() as own:
+            return partitions.write(domain, date, path, footer, own)
+
+
+# ------------------------------------------------------------------------------------------------ gold
+
+
+def _compute(job: GoldJob, connection: Connection) -> None:
+    """Make the relation `computed`, the rows of a table that are made anew."""
+    days = job.days
+    statement = f"(\n{job.statement}\n) as computed"
+    if days is None or sum(source.is_daily for source in job.sources) == len(job.sources) == 1:
+        # One source's rows are counted to their own day, so all days can be computed at once.
+        _read_sources(job.sources, days, connection)
+        connection.run(f"create temp table computed as select * from {statement}")
+        if days is not None:
+            _check_dates(job, days, connection)
+        return
+    _read_sources(job.sources, [], connection)
+    connection.run(f"create temp table computed as select * from {statement} limit 0")
+    for day in days:
+        _read_sources(job.sources, [day], connection)
+        _refuse_other_dates(statement, [day], connection)
+        connection.run(f"insert into computed select * from {statement}")
+
+
+def _read_sources(sources: Sequence[GoldSource], days: Sequence[str] | None, connection: Connection) -> None:
+    """Make sources readable under their names: the valid rows of a domain, or all of a gold table.
+
+    Of a daily source those of some days, or of all days with None.
+    """
+    for source in sources:
+        some = source.is_daily and days is not None
+        if not source.columns:
+            ((path),) = set(source.paths.values())
+            connection.read_parquet(f"{source.name}_all", [path])
+            listed = ", ".join(f"date '{day}'" for day in days or ()) or "null"
+            rows = f"select * from {source.name}_all" + (f" where date in ({listed})" if some else "")
+            connection.run(f"create or replace temp view {source.name} as {rows}")
+            continue
+        paths = [path for day, path in source.paths.items() if not some or day in set(days or ())]
+        if paths:
+            connection.read_parquet(f"{source.name}_partitions", paths)
+            connection.run(
+                f"create or replace temp view {source.name} as select * from {source.name}_partitions where is_valid"
+            )
+        else:
+            typed = ", ".join(f"cast(null as {kind}) as {name}" for name, kind in source.columns.items())
+            connection.run(f"create or replace temp view {source.name} as select {typed} limit 0")
+
+
+def _check_dates(job: GoldJob, days: Sequence[str], connection: Connection) -> None:
+    """Refuse a table that counts an event to another date than its UTC day: carried over day by day, its rows would be
+    lost or stand twice. Judged by all days together, and by each of the last two alone."""
+    _refuse_other_dates("computed", days, connection)
+    for day in days[-2:] if len(days) > 1 else []:
+        _read_sources(job.sources, [day], connection)
+        _refuse_other_dates(f"(\n{job.statement}\n) as computed", [day], connection)
+
+
+def _refuse_other_dates(rows: str, days: Sequence[str], connection: Connection) -> None:
+    if not days:
+        return
+    known = "".join(f" and date <> date '{day}'" for day in days)
+    for (other,) in connection.rows(f"select date from {rows} where date is null or (true{known}) limit 1"):
+        raise OtherDateError(days[-1], other)

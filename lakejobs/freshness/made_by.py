@@ -1,0 +1,86 @@
+"""What files are made by: rules, SQL, settings, and the version of the code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lakejobs.config import lake as settings
+from lakejobs.engine import Reading, sql
+from lakejobs.messages import LakeError, few
+from lakejobs.model import Domain, digest
+from lakejobs.project import domains
+from lakejobs.quality import suite
+
+SILVER_VERSION = 2
+GOLD_VERSION = 3
+"""Raise one when Python code gives other rows of the same input; SQL, rules and settings have hashes of their own. A
+test holds a fingerprint of the output against them."""
+
+
+def reading_of(domain: Domain) -> Reading:
+    """How a domain's files are read, by the settings."""
+    section = settings()
+    if unknown := [name for name in section.timestamp_formats if name not in domains()]:
+        known = ", ".join(domains())
+        raise LakeError(f"[lake] timestamp_formats: there is no domain {few(unknown)}; there are {known}")
+    return Reading(domain, section.earliest_date, tuple(section.timestamp_formats.get(domain.name, ())))
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """All that decides what stands in the silver files of a domain, besides their bronze files."""
+
+    rules: Mapping[str, str]
+    """Hashes of the critical rules by code, in the suite's order."""
+    warnings: Mapping[str, str]
+    """Hashes of the other rules: they change what is reported, and no row."""
+    sql: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, reading: Reading) -> MadeBy:
+        rules, warnings = suite.rule_hashes(reading.domain)
+        return cls(rules, warnings, sql.hashes(reading), reading.settings)
+
+    @property
+    def rules_hash(self) -> str:
+        return digest([SILVER_VERSION, list(self.rules.items()), list(self.sql.items())])
+
+    @property
+    def warnings_hash(self) -> str:
+        return digest(list(self.warnings.items()))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": SILVER_VERSION, **asdict(self)}
+
+    def difference(self, old: Mapping[str, Any]) -> str:
+        """What changed since a file with this lineage was made, in words."""
+        said = []
+        before, now = {**old["rules"], **old["warnings"]}, {**self.rules, **self.warnings}
+        for what, codes in (
+            ("new", [code for code in now if code not in before]),
+            ("removed", [code for code in before if code not in now]),
+            ("changed", [code for code in now if code in before and now[code] != before[code]]),
+        ):
+            if codes := [code for code in codes if code]:
+                said.append(f"{what} rule{'s' if len(codes) > 1 else ''} {few(codes)}")
+        changed = [name for name, value in self.settings.items() if old["settings"].get(name) != value]
+        if changed:
+            said.append(f"[lake] {few(changed)} changed")
+        elif dict(self.sql) != old["sql"]:
+            said.append("the domain or lakejobs itself changed")
+        return "; ".join(said) or "the order of the rules changed"
+
+
+def needed_columns(domain: Domain) -> dict[str, str]:
+    """Columns without which a file means something else than it seems to, and why."""
+    needed = {correction.column: "so it is computed where that can be done" for correction in domain.corrections}
+    with contextlib.suppress(LakeError):  # a broken suite is told of where it is needed
+        for rule in suite.load_suite(domain).rules:
+            if rule.severity == "critical":
+                for column in rule.columns:
+                    needed.setdefault(column, f"which the rule {rule.code} asks for")
+    return needed

@@ -1,0 +1,72 @@
+"""A run: what one run of Luigi's worker knows, kept together and let go of together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Iterable
+
+from lakejobs.config import lake as settings
+from lakejobs.engine import Engine
+from lakejobs.engine.local import LocalEngine
+from lakejobs.freshness.state import DomainState
+from lakejobs.messages import log
+from lakejobs.storage import layout
+
+
+class Run:
+    """The lake as one run sees it, the states of its domains, looked at once, and the engine."""
+
+    def __init__(self, worker: object = None) -> None:
+        self.lake = layout.current()
+        self.engine: Engine = LocalEngine(self.lake.scratch, settings().memory_limit, self.lake.opened)
+        self._worker = worker
+        self._states: dict[str, DomainState] = {}
+
+    def state(self, domain: str) -> DomainState:
+        """The state of a domain, looked at again when another run published."""
+        known = self._states.get(domain)
+        if known is None:
+            known = self._states[domain] = DomainState(self.lake, domain)
+            if self._worker is not None:
+                for warning in known.warnings:
+                    log.warning("%s", warning)
+        elif self.lake.store.token(domain) != known.token:
+            known.rescan()
+        return known
+
+    def states(self, domains: Iterable[str]) -> dict[str, DomainState]:
+        return {domain: self.state(domain) for domain in domains}
+
+    def belongs_to(self, worker: object) -> bool:
+        return self._worker is worker
+
+
+_current: Run | None = None
+
+
+def current() -> Run:
+    """The run that this is part of; outside a worker a new one each time, for then nothing says when it ends.
+
+    Luigi builds tasks from their parameters alone and has no event for the beginning of a run, so the run cannot be
+    handed to them. What tells one from the next is the worker's thread that keeps in touch with the scheduler. A
+    worker's child process goes on with its parent's run.
+    """
+    global _current
+    if multiprocessing.parent_process() is not None and _current is not None:
+        return _current
+    from luigi.worker import KeepAliveThread
+
+    worker = next((thread for thread in threading.enumerate() if isinstance(thread, KeepAliveThread)), None)
+    if worker is None:
+        return Run()
+    if _current is None or not _current.belongs_to(worker):
+        if _current is not None:
+            _current.engine.forget()
+        _current = Run(worker)
+    return _current
+
+
+def state(domain: str) -> DomainState:
+    """The state of a domain in this run."""
+    return current().state(domain)

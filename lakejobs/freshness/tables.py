@@ -1,0 +1,65 @@
+"""Gold snapshots: which there are, what they were made from, and what they should be made from now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from lakejobs.freshness.made_by import GOLD_VERSION
+from lakejobs.freshness.runs import Run
+from lakejobs.model import GoldFooter, digest
+from lakejobs.project import domains
+from lakejobs.storage import File
+from lakejobs.storage.layout import SNAPSHOT
+from lakejobs.tables import Table, domains_of, tables
+
+Inputs: TypeAlias = "dict[str, dict[str, str]]"
+"""By source: identities of a domain's silver partitions by date, or of a gold table's snapshot by its name."""
+
+
+def snapshots(run: Run, table: Table) -> list[File]:
+    """A table's snapshots, the newest last."""
+    found = run.lake.store.files(run.lake.layer("gold", table.name))
+    return [file for file in found if re.fullmatch(table.name + SNAPSHOT, file.name)]
+
+
+def footer(run: Run, table: Table, snapshot: File) -> GoldFooter | None:
+    """The footer of a snapshot; None unless it is whole."""
+    state = run.state(domains_of(table)[0])
+    return state.gold_footer(run.lake.gold(table.name, snapshot.name), snapshot)
+
+
+def newest_snapshot(run: Run, table: Table) -> tuple[str | None, GoldFooter | None]:
+    """The newest snapshot that is whole, and its footer."""
+    for snapshot in reversed(snapshots(run, table)):
+        if found := footer(run, table, snapshot):
+            return snapshot.name, found
+    return None, None
+
+
+def inputs(run: Run, table: Table) -> Inputs:
+    """What a table is made from now."""
+    made_from: Inputs = {}
+    for source in table.sources:
+        if source.name in domains():
+            partitions = sorted(run.state(source.name).silver.items())
+            made_from[source.name] = {date.isoformat(): silver.identity for date, silver in partitions}
+        else:
+            _, gold = newest_snapshot(run, tables()[source.name])
+            made_from[source.name] = {source.name: gold.identity} if gold else {}
+    return made_from
+
+
+def identity(table: Table, made_from: Mapping[str, Mapping[str, str]]) -> str:
+    """What a snapshot has in its footer that was made from these inputs."""
+    return digest([GOLD_VERSION, table.hash, made_from])
+
+
+def is_fresh(run: Run, table: Table) -> bool:
+    """Whether the newest file of a table is whole and was made from its inputs as they are."""
+    if not all(is_fresh(run, tables()[source.name]) for source in table.sources if source.name not in domains()):
+        return False
+    found = snapshots(run, table)
+    known = footer(run, table, found[-1]) if found else None
+    return known is not None and known.identity == identity(table, inputs(run, table))

@@ -1,0 +1,393 @@
+"""Bronze: deliveries as they came, by landing date, and a manifest of what they hold.
+
+The manifest of a partition is a cache: it says of each file what it takes to read it and how many of its records
+belong to each event date, so silver knows which files a partition is made from. It is made again from the files
+where it is missing, damaged, or was made with other settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+from lakejobs.engine import CsvFile, Engine, FileCount, NotPlainError, records
+from lakejobs.freshness.state import EMPTY, DomainState
+from lakejobs.messages import LakeError, OnProgress, counted, few, log
+from lakejobs.model import Domain, Inspection, Manifest, ManifestEntry, Staged
+from lakejobs.project import domains
+from lakejobs.storage import File, Store, deliveries, documents
+from lakejobs.storage.layout import partition_date
+from lakejobs.storage.local import copy
+
+
+def land(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progress: OnProgress) -> str:
+    """Copy what is staged for some dates, look at what is new there, write the manifests. Returns what was done."""
+    earlier, troubles = Deliveries(state), []
+    staged: dict[dt.date, dict[str, Staged]] = {}
+    inspected: dict[str, Inspection] = {}  # of files that landed just now, by their path in bronze
+    touched = list(dates)
+    for date in touched:
+        on_progress(f"landing {date}", 50 * len(staged) // len(touched))
+        state.lake.store.sweep(state.lake.bronze(state.domain, date))
+        staged[date], said = _land_staged(state, earlier, date, inspected)
+        troubles += said
+        # A delivery may turn out to be of a later day than its file's modification date.
+        touched += sorted({partition_date(path) for path in inspected} - set(touched))
+    before = {date: state.read_manifest(date) or Manifest(state.scan_hash) for date in touched}
+    described = {date: describe(state, date, before[date].files, inspected) for date in touched}
+    on_progress("counting records", 50)
+    new = [(date, entry) for date, (_, entries) in described.items() for entry in entries]
+    new.sort(key=lambda one: delivery_order(*one))
+    counted_now = {(date, entry.name): entry for date, entry in count_records(state, new, engine)}
+    manifests = {}
+    for date, (entries, _) in described.items():
+        files = tuple(counted_now.get((date, entry.name), entry) for entry in entries)
+        if files or staged[date] or before[date].files:
+            manifests[date] = Manifest(state.scan_hash, staged[date], files)
+    for number, (date, manifest) in enumerate(manifests.items()):
+        on_progress(f"describing {date}", 80 + 20 * number // len(manifests))
+        documents.write_json(state.lake.store, state.lake.manifest(state.domain, date), manifest.to_json())
+        state.manifests[date] = manifest
+    known = set(state.warnings)
+    state.landed(touched)
+    warnings = [warning for warning in state.warnings if warning not in known]
+    for warning in warnings:
+        log.warning("%s", warning)
+    if troubles:
+        raise LakeError("; ".join(troubles))
+    total = sum(entry.records for manifest in manifests.values() for entry in manifest.files)
+    return f"{counted(len(inspected), 'file')} landed, {counted(total, 'record')} in all" + (
+        f"; {few(warnings, 3)}" if warnings else ""
+    )
+
+
+def _land_staged(
+    state: DomainState, earlier: Deliveries, date: dt.date, inspected: dict[str, Inspection]
+) -> tuple[dict[str, Staged], list[str]]:
+    """Land what is staged for a date. Returns the manifest's account of it, and what went wrong; fills `inspected`."""
+    manifest = state.read_manifest(date)
+    before: Mapping[str, Staged] = manifest.staged if manifest else {}
+    staged: dict[str, Staged] = {}
+    troubles = []
+    for file in list(state.staged.get(date, ())):
+        known = before.get(file.name)
+        # What is still staged lands again where its file in bronze is gone.
+        if known and known.version == file.version and state.is_landed(known.landed_as):
+            staged[file.name] = known
+            continue
+        try:
+            landed_as, inspection = _land_file(state, earlier, date, file)
+            staged[file.name] = Staged(file.version, landed_as)
+            if inspection:
+                inspected[landed_as] = inspection
+        except StillWrittenError:
+            state.staged[date].remove(file)
+            log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
+        except LakeError as error:
+            if state.lake.staging.stat(f"{state.domain}/{file.name}"):
+                troubles.append(str(error))
+            else:
+                state.staged[date].remove(file)
+                log.warning("%s: %s was taken out of staging before it landed", state.domain, file.name)
+    return staged, troubles
+
+
+class StillWrittenError(Exception):
+    """A staged file changed while it was read."""
+
+
+class Deliveries:
+    """What was delivered before under a name, by the names in bronze."""
+
+    def __init__(self, state: DomainState) -> None:
+        self._state = state
+        self._without_stamp: dict[str, list[tuple[dt.date, str]]] | None = None
+
+    def of(self, original: str, date: dt.date) -> list[tuple[deliveries.Delivery, str]]:
+        """Deliveries of a staged name, the latest last, and where in bronze they are.
+
+        A name with a stamp lands on its own date, `date`, every time; any other on the date it was delivered on.
+        """
+        if deliveries.stamp(original):
+            found = [(date, name) for name in self._names(date) if original in _originals(name)]
+        else:
+            if self._without_stamp is None:
+                self._without_stamp = {}
+                for landing, files in self._state.lake.partitions("bronze", self._state.domain).items():
+                    for file in files:
+                        if deliveries.is_delivery(file.name):
+                            self._remember(landing, file.name)
+            found = self._without_stamp.get(original, [])
+        known = [
+            (deliveries.delivery(name, landing, self._hash(landing, name)), self._state.bronze_path(landing, name))
+            for landing, name in found
+        ]
+        return sorted(one for one in known if one[0].original == original)
+
+    def add(self, landing: dt.date, name: str) -> None:
+        """A file has landed."""
+        if self._without_stamp is not None:
+            self._remember(landing, name)
+
+    def _names(self, landing: dt.date) -> list[str]:
+        return [file.name for file in self._state.list_bronze(landing)]
+
+    def _remember(self, landing: dt.date, name: str) -> None:
+        assert self._without_stamp is not None
+        for original in _originals(name):
+            self._without_stamp.setdefault(original, []).append((landing, name))
+
+    def _hash(self, landing: dt.date, name: str) -> str:
+        """The content's hash, where the name holds the beginning of one."""
+        if not deliveries.DELIVERED_BY_HASH.fullmatch(name):
+            return ""
+        return _hash(self._state.lake.store, f"{self._state.lake.bronze(self._state.domain, landing)}/{name}")
+
+
+def _originals(name: str) -> set[str]:
+    """Names under which a file in bronze may have been staged; only its content's hash tells for sure."""
+    by_hash = deliveries.DELIVERED_BY_HASH.fullmatch(name)
+    return {deliveries.original_name(name)} | ({by_hash[1] + by_hash[3]} if by_hash else set())
+
+
+def _land_file(state: DomainState, earlier: Deliveries, date: dt.date, file: File) -> tuple[str, Inspection | None]:
+    """Land one staged file, unless it has landed. Returns which file in bronze it is, and what is known of a new one.
+
+    Content equal to the latest delivery of the name has landed. Other content is a new delivery, later than all before
+    it. A name that bronze gave says by itself when its content was delivered.
+    """
+    source = f"{state.domain}/{file.name}"
+    original = deliveries.original_name(file.name)
+    before = earlier.of(original, date)
+    rival = before[-1][1] if before else None
+    says_when = deliveries.stamp(original) is not None
+    if file.name != original:
+        own = state.bronze_path(date, file.name)
+        rival = own if any(path == own for _, path in before) else None
+        says_when = True
+    if rival and _same(state, source, file, rival):
+        return rival, None
+    name = file.name
+    if rival or not says_when:
+        moment = deliveries.modified(file, state.now)
+        if before:
+            moment = max(moment, before[-1][0].moment + dt.timedelta(microseconds=1))
+        name = deliveries.delivered_name(original, moment)
+    landing = deliveries.landing_date(name, deliveries.modified(file, state.now))
+    path = f"{state.lake.bronze(state.domain, landing)}/{name}"
+    staging, store = state.lake.staging, state.lake.store
+    with staging.reading(source) as handle, staging.reading(source) as again, store.publish(path) as temporary:
+        with ThreadPoolExecutor(1) as pool:
+            # The kernel copies a large file while it is looked at.
+            copying = pool.submit(copy, handle, temporary) if file.size > records.CHUNK else None
+            inspection = inspect(again, state.reading.domain)
+            if copying:
+                copying.result()
+        if not copying:
+            copy(handle, temporary)
+        _must_be(staging, handle, file)
+        _must_be(staging, again, file)
+    earlier.add(landing, name)
+    return state.bronze_path(landing, name), inspection
+
+
+def _same(state: DomainState, source: str, file: File, landed_as: str) -> bool:
+    """Whether a staged file has the content of one in bronze."""
+    path = f"{state.lake.layer('bronze', state.domain)}/{landed_as}"
+    there = state.lake.store.stat(path)
+    return (
+        there is not None
+        and there.size == file.size
+        and _hash(state.lake.store, path) == _hash(state.lake.staging, source, file)
+    )
+
+
+def _hash(store: Store, path: str, expected: File | None = None) -> str:
+    with store.reading(path) as handle:
+        digest = records.content_hash(handle)
+        if expected:
+            _must_be(store, handle, expected)
+    return digest
+
+
+def _must_be(store: Store, handle: BinaryIO, file: File) -> None:
+    if store.version(handle) != file.version:
+        raise StillWrittenError
+
+
+# ------------------------------------------------------------------------------------------------ manifest
+
+
+def describe(
+    state: DomainState, date: dt.date, before: Sequence[ManifestEntry], inspected: Mapping[str, Inspection]
+) -> tuple[list[ManifestEntry], list[ManifestEntry]]:
+    """The manifest's entries for the files of a partition, in the order of their delivery, and which of them are new.
+
+    Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Of files
+    that landed just now, `inspected` says what is known, by their path in bronze. Reports files that changed or were
+    deleted after they had landed.
+    """
+    domain, directory = state.reading.domain, state.lake.bronze(state.domain, date)
+    known = {entry.name: entry for entry in before}
+    entries: list[ManifestEntry] = []
+    new: list[ManifestEntry] = []
+    for file in state.list_bronze(date):
+        old = known.pop(file.name, None)
+        if old and old.version == file.version:
+            entries.append(old)
+            continue
+        if landed := inspected.get(state.bronze_path(date, file.name)):
+            inspection = landed
+        else:
+            with state.lake.store.reading(f"{directory}/{file.name}") as handle:
+                inspection = inspect(handle, domain)
+        if old and old.inspection.sha256 == inspection.sha256:
+            entries.append(dataclasses.replace(old, version=file.version))
+            continue
+        notes = _notes(inspection, domain)
+        if old:
+            notes.append(f"its bytes changed after it landed; it was {old.inspection.sha256[:12]} before")
+            log.warning("%s changed after it landed: silver follows what it holds now", state.shown(date, file.name))
+        missing = missing_columns(inspection, domain)
+        entry = ManifestEntry(file.name, file.size, file.version, inspection, tuple(notes), tuple(missing))
+        entries.append(entry)
+        new.append(entry)
+    for name in known:
+        log.warning("%s was deleted: silver follows", state.shown(date, name))
+    entries.sort(key=lambda entry: delivery_order(date, entry))
+    return entries, new
+
+
+def delivery_order(landing: dt.date, entry: ManifestEntry) -> tuple[deliveries.Delivery, str]:
+    """Sorts manifest entries of a domain by their delivery: its moment, the name staged, the content's hash."""
+    sha256 = entry.inspection.sha256
+    return deliveries.delivery(entry.name, landing, sha256), sha256
+
+
+def inspect(source: BinaryIO, domain: Domain) -> Inspection:
+    """Look at a file's bytes, and refuse it where its records could not be told apart or belong to no moment."""
+    inspection = records.inspect(source, list(domain.columns))
+    if inspection.rejected or not inspection.header:
+        return inspection
+    by_name, others = records.match(inspection.header, list(domain.columns))
+    missing = [name for name in dict.fromkeys((*domain.keys, domain.event_time)) if name not in by_name]
+    if not missing:
+        return inspection
+    reason = f"it has no column {' and no column '.join(missing)}, which every record of {domain.name} needs"
+    header = {name.casefold() for name in inspection.header}
+    for other in domains().values():
+        if other is not domain and {*other.columns} <= header:
+            reason += f"; it looks like a file of {other.name}"
+            break
+    else:
+        reason += _guess(missing, others)
+    return dataclasses.replace(inspection, header=(), plain=False, rejected=reason)
+
+
+def missing_columns(inspection: Inspection, domain: Domain) -> list[str]:
+    """Columns of the domain that an accepted file does not have."""
+    if inspection.rejected or not inspection.header:
+        return []
+    by_name, _ = records.match(inspection.header, list(domain.columns))
+    return [name for name in domain.columns if name not in by_name]
+
+
+def _guess(missing: Sequence[str], others: Iterable[str]) -> str:
+    """Which of a header's unknown columns may be a missing one under another name."""
+    unknown = {name.casefold(): name for name in others}
+    alike = [
+        f"{unknown[found[0]]} looks like {name}"
+        for name in missing
+        if (found := difflib.get_close_matches(name, unknown, 1, 0.5))
+    ]
+    return f"; {', '.join(alike)}" if alike else ""
+
+
+def _notes(inspection: Inspection, domain: Domain) -> list[str]:
+    """What a person should know of a file that was accepted."""
+    if inspection.rejected:
+        return []
+    if not inspection.header:
+        return [EMPTY]
+    notes = []
+    _, others = records.match(inspection.header, list(domain.columns))
+    if inspection.encoding != "utf-8":
+        notes.append("it is not UTF-8 and was read as Windows-1252")
+    if missing := missing_columns(inspection, domain):
+        notes.append(f"it has no column {few(missing)}{_guess(missing, others)}")
+    if others:
+        notes.append(f"it has columns besides the domain's, kept in rescued_data: {few(others)}")
+    return notes
+
+
+def count_records(
+    state: DomainState, entries: Sequence[tuple[dt.date, ManifestEntry]], engine: Engine
+) -> list[tuple[dt.date, ManifestEntry]]:
+    """Fill in `records`, `malformed` and `dates` of manifest entries, from their files.
+
+    The engine's count is held against the number of lines; a file where they differ is read carefully from now on.
+    """
+    files = [csv_file(state, date, entry, number) for number, (date, entry) in enumerate(entries)]
+    files = [file for file in files if has_records(file)]
+    try:
+        found = engine.count_records(state.reading, files) if files else {}
+    except NotPlainError:
+        if all(not file.inspection.plain for file in files):
+            raise
+        found = {}
+    doubtful = [
+        dataclasses.replace(file, inspection=dataclasses.replace(file.inspection, plain=False))
+        for file in files
+        if _is_doubtful(file, found.get(file.number))
+    ]
+    if doubtful:
+        found |= engine.count_records(state.reading, doubtful)
+    inspections = {file.number: file.inspection for file in [*files, *doubtful]}
+    return [
+        (
+            date,
+            dataclasses.replace(
+                entry,
+                inspection=inspections[number],
+                records=sum(found[number].dates.values()),
+                malformed=found[number].malformed,
+                dates=found[number].dates,
+            )
+            if number in found
+            else entry,
+        )
+        for number, (date, entry) in enumerate(entries)
+    ]
+
+
+def _is_doubtful(file: CsvFile, found: FileCount | None) -> bool:
+    """Whether a file's count is not to be trusted."""
+    inspection = file.inspection
+    if found is None:
+        return True
+    lines = sum(found.dates.values())
+    return inspection.plain and (lines != inspection.lines - 1 or (inspection.quoted and found.malformed > 0))
+
+
+def csv_file(state: DomainState, date: dt.date, entry: ManifestEntry, number: int) -> CsvFile:
+    """A manifest's entry as the engine reads it."""
+    delivered = deliveries.delivery(entry.name, date, entry.inspection.sha256).moment.date()
+    path = f"{state.lake.bronze(state.domain, date)}/{entry.name}"
+    return CsvFile(
+        path=state.lake.location(path),
+        number=number,
+        landing_date=date,
+        latest_date=min(max(date, delivered), dt.date.max - dt.timedelta(days=1)) + dt.timedelta(days=1),
+        inspection=entry.inspection,
+        name=path,
+    )
+
+
+def has_records(file: CsvFile) -> bool:
+    """Whether there is anything to read below a header. Only plain files have had their lines counted exactly."""
+    known = file.inspection
+    return known.rejected is None and bool(known.header) and (not known.plain or known.lines > 1)

@@ -1,0 +1,154 @@
+"""Gold: one table per SQL file, published as snapshots.
+
+A table whose grain has the date computes only the days whose sources changed, and carries the other rows over from its
+last snapshot. The footer of a snapshot holds the identity of everything that it was made from and the hash of its SQL,
+so the next run knows what is left to do.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any
+
+from lakejobs.engine import Engine, GoldJob, GoldSource, OtherDateError, QueryError
+from lakejobs.engine.sql import relations_read
+from lakejobs.engine.types import sql_type
+from lakejobs.freshness.made_by import GOLD_VERSION
+from lakejobs.freshness.runs import Run
+from lakejobs.freshness.tables import Inputs, footer, identity, inputs, newest_snapshot, snapshots
+from lakejobs.messages import LakeError, counted, few
+from lakejobs.model import BOOKKEEPING, Domain
+from lakejobs.project import domains
+from lakejobs.storage import footer as footers
+from lakejobs.storage.layout import snapshot_name
+from lakejobs.tables import Source, Table, domains_of, tables
+
+
+def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
+    """Publish a new snapshot, and keep so many older ones. Returns what was done."""
+    before, known = newest_snapshot(run, table)
+    made_from = inputs(run, table)
+    is_same = known is not None and (known.version, known.sql) == (GOLD_VERSION, table.hash)
+    if not is_same:
+        check_sources(table)
+    old: Inputs = {}
+    if before and is_same:
+        old = (footers.read_footer(run.lake.store, run.lake.gold(table.name, before)) or {}).get("inputs", {})
+    computed, carried = days_to_compute(table, old, made_from)
+    run.lake.store.sweep(run.lake.layer("gold", table.name))
+    now = dt.datetime.now(dt.UTC)
+    found = snapshots(run, table)
+    name = snapshot_name(table.name, found[-1].name if found else None, now)
+    content: dict[str, Any] = {
+        "identity": identity(table, made_from),
+        "version": GOLD_VERSION,
+        "sql": table.hash,
+        "inputs": made_from,
+        "generated_at": now.isoformat(),
+    }
+    job = GoldJob(
+        statement=table.statement,
+        grain=table.grain,
+        sources=[_source(run, table, source) for source in table.sources],
+        days=computed,
+        carried=(run.lake.location(run.lake.gold(table.name, before)), carried) if before and carried else None,
+        generated_at=now,
+    )
+    with run.lake.store.publish(run.lake.gold(table.name, name)) as temporary:
+        rows = _write(table, job, engine, temporary, footers.footer_text(content))
+        footers.seal(temporary)
+    prune(run, table, keep)
+    said = counted(rows, "row")
+    if computed is not None:
+        said += f", {counted(len(computed), 'day')} computed, {len(carried):,} carried over"
+    if known and known.version != GOLD_VERSION:
+        said += "; made anew because an earlier version of lakejobs made it before"
+    elif known and known.sql != table.hash:
+        said += "; made anew because its SQL changed"
+    return said
+
+
+def days_to_compute(table: Table, old: Inputs, new: Inputs) -> tuple[list[str] | None, list[str]]:
+    """The days that have to be computed, and those that stay as they are in the last snapshot, which was made from
+    `old`. None where the table is computed whole."""
+    if not table.is_by_day:
+        return None, []
+    by_day = [source.name for source in table.sources if source.name in domains() and not source.all_days]
+    others = [source.name for source in table.sources if source.name not in by_day]
+    days = sorted({day for name in by_day for day in new[name]})
+    if not old or any(old.get(name) != new[name] for name in others):
+        return days, []
+
+    def stays(day: str) -> bool:
+        return all(old.get(name, {}).get(day) == new[name].get(day) for name in by_day)
+
+    known = {day for name in by_day for day in old.get(name, ())}
+    carried = [day for day in days if day in known and stays(day)]
+    return sorted(set(days) - set(carried)), carried
+
+
+def _source(run: Run, table: Table, source: Source) -> GoldSource:
+    """What the SQL reads under a source's name."""
+    if source.name in domains():
+        state = run.state(source.name)
+        paths = {day.isoformat(): run.lake.location(run.lake.silver(source.name, day)) for day in sorted(state.silver)}
+        return GoldSource(source.name, sql_types(state.reading.domain), paths, not source.all_days)
+    read = tables()[source.name]
+    newest, _ = newest_snapshot(run, read)
+    if newest is None:
+        raise LakeError(f"gold table {table.name} reads {read.name}, which has no snapshot")
+    is_daily = table.is_by_day and not source.all_days
+    if is_daily and not read.is_daily:
+        raise LakeError(
+            f"{table.path}: {read.name} has no rows by day; name it {read.name} (all days) among the sources, and each "
+            "day sees all of it"
+        )
+    return GoldSource(read.name, {}, {"": run.lake.location(run.lake.gold(read.name, newest))}, is_daily)
+
+
+def sql_types(domain: Domain) -> dict[str, str]:
+    """The columns of a domain's silver and their types in SQL."""
+    return {name: sql_type(kind) for name, kind in domain.columns.items()} | BOOKKEEPING
+
+
+def _write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) -> int:
+    try:
+        return engine.gold(job, path, content)
+    except QueryError as error:
+        # The engine counts from the line before the file's first.
+        said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error))
+        raise LakeError(f"{table.path}: {' '.join(said.split())}") from error
+    except OtherDateError as error:
+        raise LakeError(
+            f"{table.path}: it counts events of {error.day} to {error.other}, but the date in a grain is the UTC day "
+            "of the event. Name that column otherwise, such as week; then the table is computed whole."
+        ) from error
+
+
+def check_sources(table: Table) -> None:
+    """Raises LakeError where the SQL reads what the header does not name, or the other way round."""
+    read = relations_read(table.statement)
+    if read is None:
+        return  # the engine says better what is wrong
+    named = {source.name for source in table.sources}
+    if unknown := sorted(read - named):
+        there = few(sorted({*domains(), *tables()} - {table.name}), 20)
+        raise LakeError(
+            f"{table.path}: its SQL reads {few(unknown)}, which its second line does not name as a source; "
+            f"there are {there}"
+        )
+    if unread := sorted(named - read):
+        raise LakeError(f"{table.path}: its second line names {few(unread)} as a source, but its SQL does not read it")
+
+
+def prune(run: Run, table: Table, keep: int) -> None:
+    """Keep the newest snapshots, so many of them besides the one just made, and none that is damaged: there is nothing
+    to make it again from, and readers would stumble over it."""
+    for snapshot in snapshots(run, table):
+        if not footer(run, table, snapshot):
+            run.lake.store.remove(run.lake.gold(table.name, snapshot.name))
+    for snapshot in snapshots(run, table)[: -1 - max(0, keep)]:
+        path = run.lake.gold(table.name, snapshot.name)
+        run.lake.store.remove(path)
+        run.state(domains_of(table)[0]).gold_footer(path, None)  # is not to be remembered

@@ -1,0 +1,188 @@
+"""Silver: typed, corrected, deduplicated and validated rows by event date.
+
+One pass makes any number of partitions: the engine reads the bronze files that hold them, types, rescues and corrects
+every record, keeps the last of each key, and lets Great Expectations judge; one file a date is published. Every bronze
+record ends as a valid row, an invalid row, or a duplicate that another superseded; the footer says how many of each.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from lakejobs.engine import CsvFile, Engine, SilverBatch, SilverJob
+from lakejobs.freshness.made_by import SILVER_VERSION
+from lakejobs.freshness.state import DomainState
+from lakejobs.layers import bronze
+from lakejobs.messages import LakeError, OnProgress, counted, few, log, percent
+from lakejobs.model import Counts, ManifestEntry, SilverFooter
+from lakejobs.quality.evaluation import Validation
+from lakejobs.quality.suite import load_suite
+from lakejobs.storage import footer
+
+WRITERS = 4
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of some silver partitions."""
+
+    removed: Sequence[dt.date] = ()
+    """Partitions that no record belongs to any more."""
+    validation: Validation | None = None
+    """Of the partitions that were made, if any."""
+    counts: Mapping[dt.date, Counts] = field(default_factory=dict)
+    withheld: Mapping[dt.date, Sequence[str]] = field(default_factory=dict)
+    """Partitions that were made and not published, and why."""
+    examples: Mapping[int | str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """See `SilverBatch.examples`."""
+
+    def __str__(self) -> str:
+        """`3 partitions, 12,345 records, 4.1% invalid, 23 duplicates`."""
+        said = []
+        if self.counts:
+            records, rows, invalid, duplicates = (
+                sum(getattr(count, name) for count in self.counts.values())
+                for name in ("records", "rows", "invalid", "duplicates")
+            )
+            said.append(
+                f"{counted(len(self.counts), 'partition')}, {counted(records, 'record')}, "
+                f"{percent(invalid / rows if rows else 0.0)} invalid, {counted(duplicates, 'duplicate')}"
+            )
+        if self.removed:
+            said.append(f"{counted(len(self.removed), 'partition')} without records removed")
+        return "; ".join(said)
+
+
+def build(
+    state: DomainState, dates: Sequence[dt.date], engine: Engine, chunk_rows: int, on_progress: OnProgress
+) -> Built:
+    """Make silver partitions anew from bronze; removes those that no record belongs to any more.
+
+    `chunk_rows`: how many rows are validated in one piece.
+    """
+    suite = load_suite(state.reading.domain)
+    find_manifests(state, dates, engine, on_progress)
+    wanted = [date for date in dates if state.expected(date)]
+    removed = [date for date in dates if not state.expected(date)]
+    for reason, rebuilt in why_rebuilt(state, wanted).items():
+        log.info("%s: %s rebuilt, because %s", state.domain, counted(len(rebuilt), "partition"), reason)
+    built = Built(removed)
+    if wanted:
+        found = sources(state, wanted)
+        job = SilverJob(
+            reading=state.reading,
+            suite=suite,
+            dates={date: state.records(date) for date in wanted},
+            files=[file for file, _ in found],
+            chunk_rows=chunk_rows,
+        )
+        with engine.silver(job, on_progress) as batch:
+            withheld = batch.validation.withheld()
+            publish(state, [date for date in wanted if date not in withheld], batch, found, on_progress)
+            built = Built(removed, batch.validation, batch.counts, withheld, batch.examples())
+    for date in removed:
+        state.lake.store.remove(state.lake.silver(state.domain, date))
+        state.published(date)
+    return built
+
+
+def sources(state: DomainState, dates: Sequence[dt.date]) -> list[tuple[CsvFile, ManifestEntry]]:
+    """The bronze files that hold records of these dates, as the engine reads them and as their manifest has them.
+
+    In the order of their delivery, which is that of their numbers.
+    """
+    days = {date.isoformat() for date in dates}
+    entries = [
+        (landing, entry)
+        for landing in state.landings_needed(dates)
+        if (manifest := state.read_manifest(landing))
+        for entry in manifest.files
+        if days & entry.dates.keys()
+    ]
+    entries.sort(key=lambda one: bronze.delivery_order(*one))
+    return [(bronze.csv_file(state, *one, number), one[1]) for number, one in enumerate(entries)]
+
+
+def why_rebuilt(state: DomainState, dates: Sequence[dt.date]) -> dict[str, list[dt.date]]:
+    """Which partitions are rebuilt for another reason than their input, by that reason in words."""
+    found: dict[str, list[dt.date]] = {}
+    difference = None
+    for date in dates:
+        if known := state.silver.get(date):
+            if known.version != SILVER_VERSION:
+                found.setdefault("an earlier version of lakejobs made them", []).append(date)
+            elif (known.rules, known.warnings) != (state.made_by.rules_hash, state.made_by.warnings_hash):
+                # Told by the first of them: rules change for all at once.
+                path = state.lake.silver(state.domain, date)
+                if difference is None and (old := footer.read_footer(state.lake.store, path)):
+                    difference = state.made_by.difference(old["lineage"])
+                found.setdefault(difference or "its rules changed", []).append(date)
+    return found
+
+
+def find_manifests(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progress: OnProgress) -> None:
+    """Make the manifests anew that these dates need and that got lost, or are not those that were known."""
+    while lost := [landing for landing in state.landings_needed(dates) if not state.has_manifest(landing)]:
+        bronze.land(state, lost, engine, on_progress)
+
+
+def publish(
+    state: DomainState,
+    dates: Sequence[dt.date],
+    batch: SilverBatch,
+    files: Sequence[tuple[CsvFile, ManifestEntry]],
+    on_progress: OnProgress,
+) -> None:
+    """Publish one file a date, its lineage and counts in the footer.
+
+    Several at once where there are several, because each has to wait for the disk.
+    """
+    store, made_by = state.lake.store, state.made_by
+
+    def write(date: dt.date) -> str:
+        path, counts = state.lake.silver(state.domain, date), batch.counts[date]
+        made_from = [
+            [file.name, entry.bytes, entry.inspection.sha256]
+            for file, entry in files
+            if date.isoformat() in entry.dates
+        ]
+        known = SilverFooter(
+            state.expected(date) or "", SILVER_VERSION, made_by.rules_hash, made_by.warnings_hash, counts
+        )
+        content = {**known.to_json(), "lineage": {"files": made_from, **made_by.to_json()}}
+        store.sweep(path.rpartition("/")[0])
+        with store.publish(path) as temporary:
+            written = batch.write(date, temporary, footer.footer_text(content))
+            if written != counts.rows:
+                raise LakeError(
+                    f"{state.lake.location(path)}: {counts.rows:,} rows were to be written, but {written:,} were; "
+                    "run again"
+                )
+            footer.seal(temporary)
+        return path
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        paths = pool.map(write, dates) if len(dates) > 1 else map(write, dates)
+        for number, (date, path) in enumerate(zip(dates, paths, strict=True)):
+            if number % 20 == 0:
+                on_progress(f"writing partition {number + 1:,} of {len(dates):,}", 60 + 40 * number // len(dates))
+            state.published(date)
+            if not state.is_fresh(date):
+                raise LakeError(
+                    f"{state.lake.location(path)} cannot be read back as it was written; is the disk failing?"
+                )
+
+
+def withheld_message(domain: str, built: Built, suite_path: str, page: str) -> str:
+    """What a person is told of partitions that rules withhold."""
+    reasons = [f"{date}: {', '.join(why)}" for date, why in built.withheld.items()]
+    return (
+        f"{domain}: withheld {few(built.withheld)}, as critical rules fail on the whole partition: "
+        f"{few(reasons, 5)}. What was published of {'it' if len(built.withheld) == 1 else 'them'} before stays, and "
+        f"the other partitions are in silver; gold of {domain} waits. Mend the data or the rule in {suite_path}. "
+        f"See {page}"
+    )

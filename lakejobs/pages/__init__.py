@@ -1,0 +1,1 @@
+"""Pages: the lake report, the Data Docs, their charts and templates."""

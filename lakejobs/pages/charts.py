@@ -1,0 +1,148 @@
+"""Charts: bars over time, and ranked bars, as the numbers that the templates draw them by."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+MOST_BARS = 60
+"""A chart shows the last so many days; a longer history has a second one, by the shortest period that fits."""
+MOST_COLOURS = 5
+"""Groups that have a colour of their own; the rest are drawn as one."""
+
+
+def ranked(groups: Sequence[tuple[str, float]], whole: float | None) -> list[dict[str, Any]]:
+    """Groups as horizontal bars: where each begins and how long it is, in percent of the width, about a common zero."""
+    low = min([0.0, *(value for _, value in groups)])
+    high = max([0.0, *(value for _, value in groups)])
+    width = high - low or 1.0
+    if low < 0 < high:
+        whole = None  # what is taken off is no part of a whole
+    return [
+        {
+            "name": name,
+            "value": value,
+            "share": abs(value) / whole if whole else None,
+            "left": round(100 * (min(value, 0.0) - low) / width, 2),
+            "width": round(100 * abs(value) / width, 2),
+            "colour": min(place, MOST_COLOURS),
+        }
+        for place, (name, value) in enumerate(groups)
+    ]
+
+
+UNITS = ("day", "month", "quarter", "year")
+
+
+def begin(date: dt.date, unit: str) -> dt.date:
+    """The first day of the period that a date is in."""
+    if unit == "day":
+        return date
+    month = {"month": date.month, "quarter": date.month - (date.month - 1) % 3, "year": 1}[unit]
+    return date.replace(month=month, day=1)
+
+
+def periods(first: dt.date, last: dt.date, unit: str) -> list[dt.date]:
+    """The first days of all periods from one date to another, empty ones too: an axis of time has no gaps."""
+    if unit == "day":
+        return [first + dt.timedelta(days=day) for day in range((last - first).days + 1)]
+    months = {"month": 1, "quarter": 3, "year": 12}[unit]
+    first, last = begin(first, unit), begin(last, unit)
+    count = ((last.year - first.year) * 12 + last.month - first.month) // months + 1
+    starts = [first.month - 1 + months * number for number in range(count)]
+    return [dt.date(first.year + month // 12, month % 12 + 1, 1) for month in starts]
+
+
+def timelines(
+    first: dt.date,
+    last: dt.date,
+    names: Sequence[str],
+    sums: Callable[[str, dt.date], Mapping[dt.date, Mapping[str, float]]],
+) -> list[dict[str, Any]]:
+    """One chart of the last days, and where the history is longer, another one of all of it.
+
+    `sums(unit, since)`: the values by name, of each period that begins then or later.
+    """
+    since = max(first, last - dt.timedelta(days=MOST_BARS - 1))
+    days = periods(since, last, "day")
+    charts = [
+        timeline(f"by day, {since} to {last}" if since < last else str(last), days, "day", names, sums("day", since))
+    ]
+    if since > first:
+        unit = next((unit for unit in UNITS if len(periods(first, last, unit)) <= MOST_BARS), UNITS[-1])
+        whole = periods(first, last, unit)
+        charts.append(timeline(f"by {unit}, since {first}", whole, unit, names, sums(unit, whole[0])))
+    return charts
+
+
+def timeline(
+    caption: str,
+    starts: Sequence[dt.date],
+    unit: str,
+    names: Sequence[str],
+    values: Mapping[dt.date, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Stacked bars over time, values below zero downwards. Heights in percent from the top, one unit of width a bar."""
+    columns = [[values.get(start, {}).get(name, 0.0) for name in names] for start in starts]
+    low, high, step = scale(
+        min([0.0, *(sum(v for v in column if v < 0) for column in columns)]),
+        max([0.0, *(sum(v for v in column if v > 0) for column in columns)]),
+        whole=all(value == int(value) for column in columns for value in column),
+    )
+
+    def height(value: float) -> float:
+        return round(100 * (high - value) / (high - low), 2)
+
+    bars: list[dict[str, Any]] = []
+    for start, column in zip(starts, columns, strict=True):
+        up = down = 0.0
+        parts = []
+        for place, value in enumerate(column):
+            if value > 0:
+                parts.append((place, height(up + value), round(height(up) - height(up + value), 2)))
+                up += value
+            elif value < 0:
+                parts.append((place, height(down), round(height(down + value) - height(down), 2)))
+                down += value
+        said = [(name, value) for name, value in zip(names, column, strict=True) if value]
+        bars.append({"at": round(len(bars) + 0.1, 1), "label": named(start, unit), "parts": parts, "said": said})
+    every = max(1, math.ceil(len(starts) / 6))
+    ticks = [low + step * number for number in range(round((high - low) / step) + 1)]
+    labelled = range(0, len(starts), every)
+    return {
+        "caption": caption,
+        "names": names,
+        "bars": bars,
+        "ticks": [(height(value), compact(value)) for value in ticks],
+        "labels": [(round(100 * (place + 0.5) / len(starts), 2), named(starts[place], unit)) for place in labelled],
+    }
+
+
+def named(start: dt.date, unit: str) -> str:
+    """A period as its label: 2026-11-01, 2026-11, 2026 Q4, 2026."""
+    return {
+        "day": start.isoformat(),
+        "month": f"{start:%Y-%m}",
+        "quarter": f"{start:%Y} Q{(start.month + 2) // 3}",
+        "year": f"{start:%Y}",
+    }[unit]
+
+
+def scale(low: float, high: float, *, whole: bool) -> tuple[float, float, float]:
+    """The ends of an axis and the step between its ticks: three to six round numbers that hold zero and both ends."""
+    size = (high - low) / 4 or 1.0
+    power = 10.0 ** math.floor(math.log10(size))
+    step = next(step * power for step in (1, 2, 5, 10) if step * power >= size * 0.999)
+    if whole:
+        step = max(1.0, step)
+    return step * math.floor(low / step), step * (math.ceil(high / step) or (1 if low >= 0 else 0)), step
+
+
+def compact(value: float) -> str:
+    """A number as short as an axis wants it: 950, 1.5k, 20k, 3.2M."""
+    for power, sign in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= power:
+            return f"{value / power:.4g}{sign}"
+    return f"{value:.4g}"

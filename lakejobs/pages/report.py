@@ -1,0 +1,384 @@
+"""The lake report: one static page on what the lake holds, how good it is, and what could not be made.
+
+The page needs no network and no script: its charts are SVG and HTML. What it says of rows comes from manifests and
+footers, which are known already; of the data itself only the gold tables are read. It carries a hash of everything it
+was made from, so it is made again when something changed, and only then.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.resources
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from lakejobs.engine import QueryError, Rows
+from lakejobs.engine.sql import text
+from lakejobs.freshness.runs import Run
+from lakejobs.freshness.state import DomainState
+from lakejobs.freshness.tables import is_fresh, newest_snapshot
+from lakejobs.messages import LakeError, counted, few
+from lakejobs.model import Landing, digest
+from lakejobs.pages import docs
+from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
+from lakejobs.project import domains
+from lakejobs.quality import suite
+from lakejobs.storage import documents
+from lakejobs.tables import Table, domains_of, tables
+
+MOST_GROUPS = 12
+NOT_GIVEN = "(not given)"
+OTHERS = "(others)"
+LINEAGE = '<meta name="lineage" content="'
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A gold table as a manager looks at it: a sum over time, told apart by name."""
+
+    title: str
+    table: str
+    query: str
+    """Gives date, name, value, with any number of rows for each date and name."""
+    note: str = ""
+
+
+MEASURES = (
+    Measure(
+        "Revenue",
+        "daily_sales_summary",
+        "select date, 'net' as name, net_revenue as value from daily_sales_summary "
+        "union all select date, 'refunded or cancelled', refunded_amount from daily_sales_summary",
+        "Valid sales, in the currency of the source.",
+    ),
+    Measure(
+        "Revenue by category",
+        "category_sales_summary",
+        "select date, category as name, category_revenue as value from category_sales_summary",
+    ),
+    Measure(
+        "Revenue by payment method",
+        "payment_method_summary",
+        "select date, payment_method as name, payment_revenue as value from payment_method_summary",
+    ),
+    Measure(
+        "Events by type",
+        "customer_activity_summary",
+        "select date, event_type as name, event_count as value from customer_activity_summary",
+    ),
+    Measure(
+        "Sessions by device",
+        "device_usage_summary",
+        "select date, device_type as name, session_count as value from device_usage_summary",
+        "A session counts once for each day and device it was seen on.",
+    ),
+    Measure(
+        "Stock moved",
+        "inventory_movement_summary",
+        "select date, movement_type as name, total_quantity as value from inventory_movement_summary",
+        "Pieces, as booked.",
+    ),
+)
+
+
+def publish(run: Run, visualiser: str) -> bool:
+    """Make the page, unless it is of the lake as it is now. Returns whether it was made.
+
+    `visualiser`: where it is.
+    """
+    lake = run.lake
+    with lake.lock("report"):
+        states = look(run)
+        made_from = identity(run, states)
+        if _lineage_of_page(run) == made_from:
+            return False
+        gold = {table.name: newest_snapshot(run, table)[0] for table in tables_of(states)}
+        paths = {name: lake.location(lake.gold(name, snapshot)) for name, snapshot in gold.items() if snapshot}
+        with run.engine.tables(paths) as rows:
+            page = render(run, states, made_from, visualiser, rows)
+        lake.store.sweep("quality")
+        documents.write_text(lake.store, lake.report, page)
+    return True
+
+
+def is_of_now(run: Run) -> bool:
+    """Whether nothing is due in the lake and the page was made from what is there now."""
+    states = look(run)
+    return not any(due(run, state) for state in states.values()) and _lineage_of_page(run) == identity(run, states)
+
+
+def look(run: Run) -> dict[str, DomainState | LakeError]:
+    """The state of every domain, or why it cannot be told."""
+    states: dict[str, DomainState | LakeError] = {}
+    for domain in domains():
+        try:
+            states[domain] = run.state(domain)
+        except LakeError as error:
+            states[domain] = error
+    return states
+
+
+def due(run: Run, state: DomainState | LakeError) -> list[str]:
+    """What is still to be made of a domain, in words. At the end of a run: what it could not make."""
+    if isinstance(state, LakeError):
+        return [str(state)]
+    undone = []
+    if landings := state.stale_landings():
+        undone.append(f"bronze: {counted(len(landings), 'landing date')} ({few(landings, 3)})")
+    if dates := state.stale_dates():
+        undone.append(f"silver: {counted(len(dates), 'event date')} ({few(dates, 3)})")
+    if names := [table.name for table in tables_of({state.domain: state}) if not is_fresh(run, table)]:
+        undone.append(f"gold: {few(names)}")
+    return undone
+
+
+def tables_of(states: Mapping[str, DomainState | LakeError]) -> list[Table]:
+    """Tables whose first source is of one of these domains, and of which all domains can be looked at."""
+    found = []
+    for table in tables().values():
+        first, *others = domains_of(table)
+        if isinstance(states.get(first), DomainState) and not any(
+            isinstance(states.get(other), LakeError) for other in others
+        ):
+            found.append(table)
+    return found
+
+
+def identity(run: Run, states: Mapping[str, DomainState | LakeError]) -> str:
+    """A hash of all that the page says; the same for the same lake, wherever it is."""
+    parts: list[Any] = [_looks()]
+    for domain, state in states.items():
+        parts.append([domain, due(run, state)])
+        if isinstance(state, DomainState):
+            parts += [
+                [[date.isoformat(), known.files, known.records, known.rejected, known.notes]
+                 for date, known in sorted(state.landings.items())],
+                [[date.isoformat(), footer.identity] for date, footer in sorted(state.silver.items())],
+                state.ignored,
+                state.warnings,
+            ]  # fmt: skip
+    parts += [[table.name, newest_snapshot(run, table)[0]] for table in tables_of(states)]
+    return digest(parts)
+
+
+@cache
+def _looks() -> str:
+    """Changes with the page's template, its style, and what it charts."""
+    folder = importlib.resources.files("lakejobs.pages").joinpath("templates")
+    shown = [folder.joinpath(name).read_text("utf-8") for name in ("report.html", "style.css")]
+    return digest([*shown, repr(MEASURES)])
+
+
+def _lineage_of_page(run: Run) -> str | None:
+    head = documents.read_text(run.lake.store, run.lake.report, 1000) or ""
+    return head.partition(LINEAGE)[2].partition('"')[0] or None
+
+
+def render(run: Run, states: Mapping[str, DomainState | LakeError], made_from: str, visualiser: str, rows: Rows) -> str:
+    """The page's text."""
+    known = {domain: state for domain, state in states.items() if isinstance(state, DomainState)}
+    gold = {table.name: gold_facts(run, table, rows) for table in tables_of(states)}
+    return docs.environment().get_template("report.html").render(
+        lineage=made_from,
+        style=docs.style(),
+        made_at=dt.datetime.now(dt.UTC),
+        visualiser=visualiser,
+        domains=[domain_facts(run, domain, state) for domain, state in states.items()],
+        rules=failing_rules(known.values()),
+        gold=sorted(gold.values(), key=lambda facts: str(facts["name"])),
+        measures=[
+            drawn for measure in MEASURES
+            if gold.get(measure.table, {}).get("rows") and (drawn := draw_measure(measure, rows))
+        ],
+        net_position=net_position(rows) if gold.get("inventory_net_position", {}).get("rows") else None,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ what is known
+
+
+def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[str, Any]:
+    """What the page says of a domain: its state, its rows through the layers, by day, and its files in trouble."""
+    undone = due(run, state)
+    page = docs.newest_page(run.lake, domain)
+    facts: dict[str, Any] = {"name": domain, "due": undone, "reason": _reason(domain) if undone else None, "page": page}
+    if isinstance(state, LakeError):
+        return {**facts, "is_empty": True, "charts": [], "days": [], "rejected": [], "notes": [], "warnings": []}
+    fates = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")
+    silver = {date: footer.counts for date, footer in state.silver.items()}
+    totals = {name: sum(getattr(counts, name) for counts in silver.values()) for name in fates}
+    by_day = {
+        date: {name: float(getattr(counts, name)) for name in ("valid", "invalid", "duplicates")}
+        for date, counts in silver.items()
+    }
+    # The partition of the newest event date need not be the last that was written: late rows change older ones.
+    partitions = run.lake.partitions("silver", domain)
+    written = [file.modified_ns for date in silver for file in partitions.get(date, ())]
+    return {
+        **facts,
+        "is_empty": not state.landings and not state.silver,
+        "files": sum(landing.files for landing in state.landings.values()),
+        "landed_records": sum(landing.records for landing in state.landings.values()),
+        "malformed": sum(landing.malformed for landing in state.landings.values()),
+        "newest_landing": max(state.landings, default=None),
+        "partitions": len(state.silver),
+        "newest_date": max(state.silver, default=None),
+        "written_at": dt.datetime.fromtimestamp(max(written) / 1e9, dt.UTC) if written else None,
+        **totals,
+        "charts": _domain_charts(by_day),
+        "days": sorted(silver.items(), reverse=True)[:MOST_BARS],
+        "rejected": _files(state, lambda landing: landing.rejected),
+        "notes": _files(state, lambda landing: landing.notes),
+        "ignored": state.ignored,
+        "warnings": state.warnings,
+    }  # fmt: skip
+
+
+def _domain_charts(by_day: Mapping[dt.date, Mapping[str, float]]) -> list[dict[str, Any]]:
+    if not by_day:
+        return []
+
+    def sums(unit: str, since: dt.date) -> dict[dt.date, dict[str, float]]:
+        return _by_period(by_day, unit, since)
+
+    return timelines(min(by_day), max(by_day), ("valid", "invalid", "duplicates"), sums)
+
+
+def _by_period(
+    by_day: Mapping[dt.date, Mapping[str, float]], unit: str, since: dt.date
+) -> dict[dt.date, dict[str, float]]:
+    sums: dict[dt.date, Counter[str]] = defaultdict(Counter)
+    for date, values in by_day.items():
+        if date >= since:
+            sums[begin(date, unit)].update(values)
+    return {date: dict(values) for date, values in sums.items()}
+
+
+def _reason(domain: str) -> str | None:
+    """Why a domain is behind, where its rules are to blame; the log of the run has every other reason."""
+    try:
+        suite.load_suite(domains()[domain])
+    except LakeError as error:
+        return str(error)
+    return None
+
+
+def _files(state: DomainState, what: Callable[[Landing], Mapping[str, str | Sequence[str]]]) -> list[tuple[str, str]]:
+    """Files that were rejected or have notes, the newest landing first, with what is to be said of them."""
+    return [
+        (f"{date}/{name}", said if isinstance(said, str) else "; ".join(said))
+        for date, landing in sorted(state.landings.items(), reverse=True)
+        for name, said in what(landing).items()
+    ]
+
+
+def failing_rules(states: Iterable[DomainState]) -> list[dict[str, Any]]:
+    """The codes that most rows are marked with, over all domains, with the suite's own words for them."""
+    found = []
+    for state in states:
+        failures: Counter[str] = Counter()
+        for footer in state.silver.values():
+            failures.update(footer.counts.failures)
+        rows = sum(footer.counts.rows for footer in state.silver.values())
+        notes = _rule_notes(state.domain)
+        found += [
+            {
+                "domain": state.domain,
+                "code": code,
+                "rows": failing,
+                "share": failing / rows,
+                "note": notes.get(code) or docs.READING.get(code.partition(":")[0], ""),
+            }
+            for code, failing in failures.items()
+        ]
+    return sorted(found, key=lambda rule: -int(str(rule["rows"])))[:MOST_GROUPS]
+
+
+def _rule_notes(domain: str) -> dict[str, str]:
+    try:
+        rules = suite.load_suite(domains()[domain]).rules
+    except LakeError:
+        return {}
+    notes = {rule.code: rule.content.get("notes") or "" for rule in rules}
+    return {code: note if isinstance(note, str) else " ".join(note) for code, note in notes.items()}
+
+
+def gold_facts(run: Run, table: Table, rows: Rows) -> dict[str, Any]:
+    """What the page says of a gold table's newest snapshot."""
+    snapshot, footer = newest_snapshot(run, table)
+    facts: dict[str, Any] = {
+        "name": table.name,
+        "domain": ", ".join(domains_of(table)),
+        "is_fresh": is_fresh(run, table),
+        "rows": None,
+    }
+    if snapshot is None or footer is None:
+        return facts
+    newest = "max(date)" if table.is_daily else "null"
+    ((count, date),) = rows.rows(f"select count(*), {newest} from {table.name}")
+    return {**facts, "rows": count, "newest_date": date, "made_at": dt.datetime.fromisoformat(footer.generated_at)}
+
+
+# ------------------------------------------------------------------------------------------------ gold as charts
+
+
+def draw_measure(measure: Measure, rows: Rows) -> dict[str, Any] | None:
+    """A measure's groups by size and its course over time. None where it cannot be drawn.
+
+    That is so where the table was last made by another version of its SQL, and its domain fails since.
+    """
+    source = f"select date, coalesce(name, {text(NOT_GIVEN)}) as name, value from ({measure.query}) as measure"
+    try:
+        groups = rows.rows(
+            f"select name, cast(sum(value) as double) as total from ({source}) as named where value <> 0 group by name "
+            "order by abs(cast(sum(value) as double)) desc, name"
+        )
+        ((first, last),) = rows.rows(f"select min(date), max(date) from ({source}) as named")
+    except QueryError:
+        return None
+    coloured = [name for name, _ in groups[:MOST_COLOURS]]
+    names = [*coloured, *([OTHERS] if len(groups) > MOST_COLOURS else [])]
+    shown = (
+        f"case when name in ({', '.join(map(text, coloured))}) then name else {text(OTHERS)} end"
+        if coloured
+        else "name"
+    )
+
+    def sums(unit: str, since: dt.date) -> dict[dt.date, dict[str, float]]:
+        found: dict[dt.date, dict[str, float]] = defaultdict(dict)
+        period = f"cast(date_trunc('{unit}', date) as date)"
+        for start, name, value in rows.rows(
+            f"select {period}, {shown}, cast(sum(value) as double) from ({source}) as named "
+            f"where date >= date '{since}' group by {period}, {shown}"
+        ):
+            found[start][name] = value or 0.0
+        return found
+
+    return {
+        "title": measure.title,
+        "note": measure.note,
+        "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups)),
+        "left_out": len(groups) - MOST_GROUPS,
+        "total": sum(total for _, total in groups),
+        "charts": timelines(first, last, names, sums),
+    }
+
+
+def net_position(rows: Rows) -> dict[str, Any] | None:
+    """The stock at its highest and at its lowest, by product and warehouse."""
+    name = "concat_ws(' · ', coalesce(product_name, product_id, 'no product'), coalesce(warehouse_id, 'no warehouse'))"
+    query = f"select {name}, cast(net_position as double) from inventory_net_position where net_position is not null"
+    try:
+        ((places, below),) = rows.rows(
+            "select count(*), count(case when net_position < 0 then 1 end) from inventory_net_position"
+        )
+        half = MOST_GROUPS // 2
+        highest = rows.rows(f"{query} order by net_position desc, {name} limit {half}")
+        left = max(0, min(half, places - len(highest)))
+        lowest = rows.rows(f"{query} order by net_position, {name} desc limit {left}")
+    except QueryError:
+        return None
+    return {"places": places, "below": below, "groups": ranked(highest + lowest[::-1], None)}

@@ -1,0 +1,1 @@
+"""Rules: the suites, their evaluation by Great Expectations, and what concerns importing it."""

@@ -1,0 +1,93 @@
+"""Deliveries: what the names of staged and bronze files say of when their content came.
+
+The order of a domain's deliveries can be read from the names in bronze, so it outlives every cache and every copy:
+
+    sales_20261101_120000.csv                               the first delivery of a name with a stamp: at that moment
+    sales_20261101_120000_delivered_20261102_090000_000000.csv      the same name with other content, and when it came
+    till_delivered_20261102_083000_500000.csv               a name without a stamp, till.csv, and when it came
+    till.csv                                                put into bronze by hand: at midnight of its partition
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import re
+from typing import NamedTuple
+
+from lakejobs.storage import File
+
+BEING_WRITTEN = (".tmp", ".part")
+STAMP = re.compile(r"_([0-9]{8})_((?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9])(?![0-9])")
+DELIVERED = re.compile(r"(.+)_delivered_([0-9]{8}_[0-9]{6}_[0-9]{6})(\.csv)", re.IGNORECASE | re.DOTALL)
+DELIVERED_FORMAT = "%Y%m%d_%H%M%S_%f"
+# How earlier versions named another content of a name: by the first digits of its hash.
+DELIVERED_BY_HASH = re.compile(r"(.+)-([0-9a-f]{8})(\.csv)", re.IGNORECASE | re.DOTALL)
+EPOCH = dt.datetime.fromtimestamp(0, dt.UTC).replace(tzinfo=None)
+
+
+class Delivery(NamedTuple):
+    """A file in bronze as its name tells of it. Deliveries sort as they came."""
+
+    moment: dt.datetime
+    """When it came (UTC)."""
+    original: str
+    """The name under which it was staged."""
+    place: int
+    """Tells the later contents of a name apart from the first where an earlier version of lakejobs named them."""
+
+
+def delivery(name: str, landing: dt.date, sha256: str) -> Delivery:
+    """What the name of a file in a bronze partition says of its delivery."""
+    if found := DELIVERED.fullmatch(name):
+        with contextlib.suppress(ValueError):
+            return Delivery(dt.datetime.strptime(found[2], DELIVERED_FORMAT), found[1] + found[3], 0)
+    original, place = name, 0
+    if (found := DELIVERED_BY_HASH.fullmatch(name)) and sha256.startswith(found[2].lower()):
+        original, place = found[1] + found[3], 1
+    return Delivery(stamp(original) or dt.datetime.combine(landing, dt.time()), original, place)
+
+
+def is_delivery(name: str) -> bool:
+    """Whether a file in staging or bronze is a delivery: a .csv that nobody is still writing."""
+    return name.lower().endswith(".csv") and not name.startswith((".", "_"))
+
+
+def landing_date(name: str, modified: dt.datetime) -> dt.date:
+    """The stamp in the file's name, or else the day (UTC) it was last modified."""
+    for day, _ in STAMP.findall(name):
+        with contextlib.suppress(ValueError):
+            return _day(day)
+    return modified.date()
+
+
+def modified(file: File, now: dt.datetime) -> dt.datetime:
+    """When (UTC) a staged file was last modified; a moment still to come counts as now."""
+    return min(EPOCH + dt.timedelta(microseconds=file.modified_ns // 1000), now)
+
+
+def stamp(name: str) -> dt.datetime | None:
+    """The moment that a name says by its first stamp, `_YYYYMMDD_HHMMSS`."""
+    for day, time_of_day in STAMP.findall(name):
+        with contextlib.suppress(ValueError):
+            return dt.datetime.strptime(day + time_of_day, "%Y%m%d%H%M%S")
+    return None
+
+
+def delivered_name(original: str, moment: dt.datetime) -> str:
+    """The name in bronze of a delivery whose own name does not say when it came."""
+    stem, dot, suffix = original.rpartition(".")
+    return f"{stem}_delivered_{moment.strftime(DELIVERED_FORMAT)}{dot}{suffix}"
+
+
+def original_name(name: str) -> str:
+    """The name under which a file in bronze was staged, so far as it can be told without its content."""
+    found = DELIVERED.fullmatch(name)
+    return found[1] + found[3] if found else name
+
+
+# Every delivery is asked on every run, and there are few days.
+@functools.cache
+def _day(digits: str) -> dt.date:
+    return dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))

@@ -1,0 +1,80 @@
+"""Footers: every Parquet file of the lake says in its own what it was made from, and holds a checksum of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from typing import Any, BinaryIO
+
+from lakejobs.storage import MissingError, Store
+
+NO_CHECKSUM = "0" * 64
+FOOTER_START = b'{"checksum": "'
+
+
+def footer_text(content: dict[str, Any]) -> str:
+    """The footer's entry of the name `lakejobs`, before `seal` has put the checksum in."""
+    return json.dumps({"checksum": NO_CHECKSUM, **content})
+
+
+def seal(path: str) -> None:
+    """Put the checksum of a file that is still to be published into its footer.
+
+    It is the SHA-256 of the file with sixty-four zeros in its place.
+    """
+    with open(path, "r+b") as handle:
+        start = _footer_position(handle)
+        if start is None:
+            raise ValueError(f"{path} has no footer of ours")
+        position = start + len(FOOTER_START)
+        checksum = _checksum(handle, position)
+        handle.seek(position)
+        handle.write(checksum.encode())
+
+
+def read_footer(store: Store, path: str) -> dict[str, Any] | None:
+    """The `lakejobs` entry of a Parquet footer; None where the file is missing, damaged, or not ours.
+
+    Reads the whole file once to compare the checksum.
+    """
+    with contextlib.suppress(MissingError, ValueError, KeyError, TypeError), store.reading(path) as handle:
+        start = _footer_position(handle)
+        if start is None:
+            return None
+        handle.seek(start)
+        text = handle.read().decode("utf-8", "replace")
+        content, _ = json.JSONDecoder().raw_decode(text)
+        if content["checksum"] == _checksum(handle, start + len(FOOTER_START)):
+            return dict(content)
+    return None
+
+
+def _footer_position(handle: BinaryIO) -> int | None:
+    """Where our entry begins in a Parquet file: within the footer, whose length stands before the last four bytes."""
+    size = handle.seek(0, os.SEEK_END)
+    if size < 12:
+        return None
+    handle.seek(size - 8)
+    tail = handle.read(8)
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != b"PAR1" or length > size - 12:
+        return None
+    handle.seek(size - 8 - length)
+    found = handle.read(length).find(FOOTER_START)
+    return None if found < 0 else size - 8 - length + found
+
+
+def _checksum(handle: BinaryIO, position: int) -> str:
+    digest = hashlib.sha256()
+    handle.seek(0)
+    left = position
+    while left and (chunk := handle.read(min(left, 1 << 20))):
+        digest.update(chunk)
+        left -= len(chunk)
+    digest.update(NO_CHECKSUM.encode())
+    handle.seek(position + len(NO_CHECKSUM))
+    while chunk := handle.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""The lake on disk: where every file is.
+
+    local_output/<domain>/<prefix>_YYYYMMDD_HHMMSS.csv                    staging, written by others or by Staging
+    datalake/bronze/<domain>/year=YYYY/month=MM/day=DD/*.csv              by landing date, byte for byte; see deliveries
+    datalake/bronze/<domain>/year=YYYY/month=MM/day=DD/_manifest.json     what those files hold (a cache)
+    datalake/silver/<domain>/year=YYYY/month=MM/day=DD/<domain>.parquet   by event date (UTC), one file a partition
+    datalake/gold/<table>/<table>_YYYYMMDD_HHMMSS_ffffff.parquet          snapshots; the newest sorts last
+    datalake/quality/validations/<domain>/*.json                          Great Expectations results
+    datalake/quality/validations/<domain>/_index.json                     what the index shows of them (a cache)
+    datalake/quality/data_docs/                                           the Data Docs site
+    datalake/quality/report.html                                          the lake report
+    datalake/_facts_<domain>.json                                         what was last seen of each file (a cache)
+    datalake/_lock_<domain>, _lock_data_docs, _lock_report                held while a run writes to it
+
+Names that begin with `_` or `.` are ours and never end in `.parquet` or `.csv`, so a reader's glob meets data only.
+A file appears under its final name whole or not at all: it is written beside it as `_tmp-…`, flushed to the disk,
+then renamed. Parquet files carry their lineage and a checksum of themselves in the footer; the caches carry a
+checksum too, and a cache that is missing or damaged is made again from the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from lakejobs.config import lake as settings
+from lakejobs.storage import File, Lease, Store
+from lakejobs.storage.local import LocalStore
+
+PARTITION_DEPTH = 3
+PARTITION = re.compile(r"year=(\d{4})/month=(\d\d)/day=(\d\d)/([^/]+)")
+SNAPSHOT = r"_(\d{8}_\d{6}_\d{6})\.parquet"
+
+
+@dataclass(frozen=True)
+class Lake:
+    """One lake: its two stores, and the paths in them. Paths are from the root of their store."""
+
+    store: Store
+    staging: Store
+    lock_timeout: float
+    """Seconds."""
+
+    def staged(self, prefix: str, domain: str, batch: dt.datetime) -> str:
+        """In staging."""
+        return f"{domain}/{prefix}_{batch:%Y%m%d_%H%M%S}.csv"
+
+    def layer(self, layer: str, name: str) -> str:
+        """Directory of a domain in bronze or silver, or of a table in gold."""
+        return f"{layer}/{name}"
+
+    def bronze(self, domain: str, date: dt.date) -> str:
+        return f"bronze/{domain}/{partition_path(date)}"
+
+    def manifest(self, domain: str, date: dt.date) -> str:
+        return f"{self.bronze(domain, date)}/_manifest.json"
+
+    def silver(self, domain: str, date: dt.date) -> str:
+        return f"silver/{domain}/{partition_path(date)}/{domain}.parquet"
+
+    def gold(self, table: str, snapshot: str) -> str:
+        return f"gold/{table}/{snapshot}"
+
+    def validations(self, domain: str) -> str:
+        return f"quality/validations/{domain}"
+
+    @property
+    def data_docs(self) -> str:
+        return "quality/data_docs"
+
+    @property
+    def report(self) -> str:
+        return "quality/report.html"
+
+    def facts(self, domain: str) -> str:
+        return f"_facts_{domain}.json"
+
+    def location(self, path: str) -> str:
+        """How people and engines call a file of the lake."""
+        return self.store.location(path)
+
+    def opened(self, location: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file by what people and engines call it."""
+        return self.store.reading(location.removeprefix(self.location("") + "/"))
+
+    def lock(self, name: str) -> AbstractContextManager[Lease]:
+        """Let one run at a time write to a domain, or to what else has the name."""
+        return self.store.lock(name, self.lock_timeout)
+
+    def scratch(self, name: str) -> AbstractContextManager[str]:
+        """A directory for what does not fit in memory."""
+        return self.store.scratch(name)
+
+    def partitions(self, layer: str, domain: str) -> dict[dt.date, list[File]]:
+        """The files of every partition of a domain, by date, in one listing. What lies elsewhere is ignored."""
+        return by_partition(self.store.files(self.layer(layer, domain), PARTITION_DEPTH))
+
+
+def current() -> Lake:
+    """The lake that the settings name."""
+    section = settings()
+    return Lake(
+        LocalStore(section.root.rstrip("/") or "/"),
+        LocalStore(section.staging.rstrip("/") or "/"),
+        section.lock_timeout,
+    )
+
+
+def by_partition(files: Iterable[File]) -> dict[dt.date, list[File]]:
+    """Files by the date of the partition that they are in, named from there."""
+    found: dict[dt.date, list[File]] = {}
+    for file in files:
+        if place := PARTITION.fullmatch(file.path):
+            with contextlib.suppress(ValueError):
+                date = dt.date(int(place[1]), int(place[2]), int(place[3]))
+                found.setdefault(date, []).append(file._replace(path=place[4]))
+    return found
+
+
+def partition_path(date: dt.date) -> str:
+    """A partition's directory within its domain's."""
+    return f"year={date.year:04d}/month={date.month:02d}/day={date.day:02d}"
+
+
+def partition_date(path: str) -> dt.date:
+    """The date of the partition that a file is in, of a path from its domain's directory."""
+    return dt.date(*(int(part.partition("=")[2]) for part in path.split("/")[:3]))
+
+
+def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
+    """A name that sorts after the last snapshot's, whatever the clock did meanwhile."""
+    if last and (found := re.search(f"{SNAPSHOT}$", last)):
+        previous = dt.datetime.strptime(found[1], "%Y%m%d_%H%M%S_%f").replace(tzinfo=dt.UTC)
+        now = max(now, previous + dt.timedelta(microseconds=1))
+    return f"{table}_{now:%Y%m%d_%H%M%S_%f}.parquet"

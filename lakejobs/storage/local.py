@@ -1,0 +1,322 @@
+"""A store on a local disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from lakejobs.messages import LakeError, log
+from lakejobs.storage import ANY, TEMPORARY, ChangedError, File, MissingError
+
+COPIED_AT_ONCE = 1 << 30
+_serial = itertools.count()
+
+
+class LocalStore:
+    """Files below a directory. Versions are made of size, times and inode; locks are the kernel's."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def location(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    def url(self, path: str) -> str:
+        return f"file://{os.path.abspath(self.location(path))}"
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.root)
+
+    # -------------------------------------------------------------------------------------------- looking
+
+    def files(self, directory: str, depth: int = 0) -> list[File]:
+        found: list[File] = []
+        self._list(self.location(directory), "", depth, found)
+        return sorted(found)
+
+    def _list(self, directory: str, prefix: str, depth: int, found: list[File]) -> None:
+        below = []
+        with (
+            explained(f"cannot list {directory}"),
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(directory) as entries,
+        ):
+            for entry in entries:
+                try:
+                    if depth and entry.is_dir():
+                        below.append(entry.name)
+                        continue
+                    known = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # gone since the listing began
+                    continue
+                if stat.S_ISREG(known.st_mode):
+                    found.append(_file(prefix + entry.name, known))
+        for name in below:
+            self._list(f"{directory}/{name}", f"{prefix}{name}/", depth - 1, found)
+
+    def others(self, directory: str) -> list[str]:
+        with (
+            explained(f"cannot list {self.location(directory)}"),
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(self.location(directory)) as entries,
+        ):
+            return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+        return []
+
+    def stat(self, path: str) -> File | None:
+        with explained(f"cannot read {self.location(path)}"):
+            try:
+                found = os.stat(self.location(path), follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return _file(path, found) if stat.S_ISREG(found.st_mode) else None
+
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Iterator[BinaryIO]:
+        with explained(f"cannot read {self.location(path)}"):
+            try:
+                handle = open(self.location(path), "rb")  # noqa: SIM115 - closed below
+            except (FileNotFoundError, NotADirectoryError):
+                raise MissingError(f"{self.location(path)} is missing") from None
+            with handle:
+                yield handle
+
+    def version(self, handle: BinaryIO) -> str:
+        return _file("", os.fstat(handle.fileno())).version
+
+    # -------------------------------------------------------------------------------------------- publishing
+
+    @contextlib.contextmanager
+    def publish(self, path: str, *, durable: bool = True, replaces: str | None = ANY) -> Iterator[str]:
+        target = self.location(path)
+        directory = os.path.dirname(target)
+        temporary = f"{directory}/{TEMPORARY}{os.getpid()}-{next(_serial)}"
+        with explained(f"cannot write {target}"):
+            make_directory(directory)
+            try:
+                yield temporary
+                if durable:
+                    _sync(temporary)
+                if replaces == ANY:
+                    os.replace(temporary, target)
+                else:
+                    self._replace(temporary, path, replaces)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+            if durable:
+                _sync(directory)
+
+    def _replace(self, temporary: str, path: str, version: str | None) -> None:
+        """Rename where a version is there still; of several processes that try, one succeeds."""
+        target = self.location(path)
+        directory = os.open(os.path.dirname(target), os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            found = self.stat(path)
+            if (found.version if found else None) != version:
+                raise ChangedError(f"{target} was changed by another run; run again")
+            os.replace(temporary, target)
+        finally:
+            os.close(directory)
+
+    def remove(self, path: str) -> None:
+        target = self.location(path)
+        with explained(f"cannot remove {target}"), contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+            _sync(os.path.dirname(target))
+
+    def sweep(self, directory: str) -> None:
+        for leftover in self.files(directory):
+            if leftover.name.startswith(TEMPORARY):
+                self.remove(f"{directory}/{leftover.name}" if directory else leftover.name)
+
+    # -------------------------------------------------------------------------------------------- locks
+
+    @contextlib.contextmanager
+    def lock(self, name: str, timeout: float) -> Iterator[LocalLease]:
+        path = self._lock(name)
+        with explained(f"cannot lock {path}"):
+            make_directory(self.root)
+            handle = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed below, which releases the lock
+        try:
+            with explained(f"cannot lock {path}"):
+                _wait_for_lock(handle, name, timeout)
+                lease = LocalLease(handle)
+            yield lease
+        finally:
+            with explained(f"cannot unlock {path}"):
+                handle.close()
+
+    def token(self, name: str) -> str:
+        try:
+            with open(self._lock(name), "rb") as handle:
+                return handle.read().decode("ascii", "replace")
+        except OSError:
+            return ""
+
+    def _lock(self, name: str) -> str:
+        return self.location(f"_lock_{name}")
+
+    # -------------------------------------------------------------------------------------------- scratch
+
+    @contextlib.contextmanager
+    def scratch(self, name: str) -> Iterator[str]:
+        prefix = f"{TEMPORARY}spill_"
+        with explained(f"cannot list {self.root}"), os.scandir(self.root) as entries:
+            leftovers = [entry.path for entry in entries if entry.name.startswith(prefix)]
+        for leftover in leftovers:
+            with _holding(leftover) as is_dead:
+                if is_dead:
+                    _remove_tree(leftover)
+        while True:
+            path = self.location(f"{prefix}{name}_{os.getpid()}-{next(_serial)}")
+            with explained(f"cannot make {path}"):
+                os.mkdir(path)
+            with _holding(path) as is_held:
+                # A run of another domain may have taken it for a dead one's before it was held.
+                if not is_held or not os.path.isdir(path):
+                    continue
+                try:
+                    yield path
+                finally:
+                    _remove_tree(path)
+                return
+
+
+class LocalLease:
+    """A lock on a file, whose bytes are the token."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        handle.seek(0)
+        self.token = handle.read().decode("ascii", "replace")
+
+    def renew_token(self) -> str:
+        token = f"{os.getpid()} {os.urandom(8).hex()}"
+        # On a full disk the token is lost, and others learn of this run's work when they next look by themselves.
+        with contextlib.suppress(OSError):
+            self._handle.truncate(0)
+            self._handle.write(token.encode())
+        self.token = token
+        return token
+
+
+def _file(path: str, known: os.stat_result) -> File:
+    version = f"{known.st_size}-{known.st_mtime_ns}-{known.st_ctime_ns}-{known.st_ino}"
+    return File(path, known.st_size, version, known.st_mtime_ns)
+
+
+def copy(source: BinaryIO, path: str) -> None:
+    """Copy an open file from its beginning to a local path, by the kernel where it can."""
+    with open(path, "wb") as target:
+        if sys.platform == "linux" and hasattr(source, "fileno"):
+            try:
+                while os.sendfile(target.fileno(), source.fileno(), None, COPIED_AT_ONCE):
+                    pass
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not on this file system
+                    raise
+        source.seek(0)
+        target.seek(0)
+        shutil.copyfileobj(source, target)
+
+
+def make_directory(directory: str) -> None:
+    """Create a directory and its parents, each of them on the disk before anything is put into it."""
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory) or "."
+    make_directory(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory)
+    _sync(parent)
+
+
+def _remove_tree(directory: str) -> None:
+    """Remove what spilled; what cannot be removed goes with a later run."""
+    # Told to ignore errors, rmtree raises some of them all the same.
+    with contextlib.suppress(OSError):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _holding(directory: str) -> Iterator[bool]:
+    """Hold a directory as long as this process lives; False where another one does, or where it is gone."""
+    with explained(f"cannot lock {directory}"):
+        try:
+            descriptor, is_held = os.open(directory, os.O_RDONLY), True
+        except FileNotFoundError:
+            descriptor = -1
+        if descriptor < 0:
+            yield False
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_held = False
+        except OSError:
+            os.close(descriptor)
+            raise
+    try:
+        yield is_held
+    finally:
+        with explained(f"cannot unlock {directory}"):
+            os.close(descriptor)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an operating system's error into a message that says what could not be done and why."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "the disk is full; make room and run again",
+            errno.EDQUOT: "the disk quota is used up; make room and run again",
+            errno.EACCES: "permission denied; check who owns it",
+            errno.EROFS: "the file system is read-only",
+            errno.EIO: "the disk fails to read or write (input/output error)",
+            errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+            errno.ENOTDIR: "a file stands where a directory should be",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise LakeError(f"{what}: {advice}") from error
+
+
+def _wait_for_lock(handle: BinaryIO, name: str, timeout: float) -> None:
+    """Take a lock, or give up after `timeout` seconds."""
+    waited, pause = 0.0, 0.01
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if waited >= timeout:
+                raise LakeError(
+                    f"{name}: another run has been writing to it for {timeout:,} seconds ([lake] lock_timeout); "
+                    "see what it is doing, and run again"
+                ) from None
+            if not waited:
+                log.info("%s: another run is writing to it; waiting for it to finish", name)
+            # A lock cannot be waited for with a time limit, only asked for again.
+            time.sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, 0.5)

@@ -1,0 +1,130 @@
+"""Gold tables, as their SQL files describe them.
+
+A file begins with its grain and what it reads, each a domain or another gold table:
+
+    -- grain: date, product_id
+    -- sources: sales, inventory, product_prices (all days)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from lakejobs.messages import few
+from lakejobs.model import digest
+from lakejobs.project import domains, table_sources
+
+HEADER = re.compile(
+    r"-- grain: (?P<grain>[a-z0-9_, ]+?)[ ]*\n-- sources?: (?P<sources>[a-z0-9_, ()]+?)[ ]*\n", re.IGNORECASE
+)
+SOURCE = re.compile(r"(?P<name>[a-z0-9_]+)(?P<all_days> *\( *all +days *\))?", re.IGNORECASE)
+# Quoted text is taken whole, so that nothing in it is taken for a comment.
+CODE = re.compile(
+    r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
+    r"""|(?P<nothing>(?:\s|--[^\n]*|/\*.*?\*/)+)""",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a table's SQL reads under a name: a domain's valid rows, or another gold table."""
+
+    name: str
+    all_days: bool = False
+    """Whether each day of a daily table sees all of its days, and not that day's rows alone."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A gold table."""
+
+    name: str
+    path: str
+    """Of its SQL file, as people call it."""
+    grain: tuple[str, ...]
+    sources: tuple[Source, ...]
+    sql: str
+
+    @property
+    def hash(self) -> str:
+        """Changes with the grain, the sources and the SQL, and not with its comments or white space."""
+        code = CODE.sub(lambda found: " " if found["nothing"] else found[0], self.statement)
+        return digest([self.grain, [[source.name, source.all_days] for source in self.sources], code.strip()])
+
+    @property
+    def statement(self) -> str:
+        """The SQL without what may stand behind a statement."""
+        return self.sql.rstrip().rstrip(";")
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether it has rows by day, and each day can be computed by itself."""
+        return "date" in self.grain
+
+    @property
+    def is_by_day(self) -> bool:
+        """Whether only the days that changed are computed."""
+        return self.is_daily and any(source.name in domains() and not source.all_days for source in self.sources)
+
+
+def tables() -> Mapping[str, Table]:
+    """Every gold table by name, without those whose SQL file is broken."""
+    return parse_tables(read_sql(), tuple(domains()))[0]
+
+
+def broken_tables() -> Mapping[str, str]:
+    """What is wrong with the SQL files of the other tables, by the table's name."""
+    return parse_tables(read_sql(), tuple(domains()))[1]
+
+
+def read_sql() -> tuple[tuple[str, str, str], ...]:
+    """Name, path and text of every SQL file."""
+    return table_sources()
+
+
+@cache
+def parse_tables(
+    sql: tuple[tuple[str, str, str], ...], domains: tuple[str, ...]
+) -> tuple[Mapping[str, Table], Mapping[str, str]]:
+    """The tables that SQL files describe, a table after those that it reads, and what is wrong with the others."""
+    found: dict[str, Table] = {}
+    broken: dict[str, str] = {}
+    paths: dict[str, str] = {}
+    for name, path, text in sql:
+        if (first := paths.setdefault(name, path)) != path:
+            found.pop(name, None)
+            broken[name] = f"{first} and {path} are both the gold table {name}; rename one of them"
+            continue
+        header = HEADER.match(text)
+        sources = [SOURCE.fullmatch(part.strip()) for part in header["sources"].split(",")] if header else []
+        if header and all(sources):
+            grain = tuple(column.strip().lower() for column in header["grain"].split(","))
+            named = tuple(Source(one["name"].lower(), bool(one["all_days"])) for one in sources if one)
+            found[name] = Table(name, path, grain, named, text)
+        else:
+            broken[name] = f"{path} does not begin with the lines '-- grain: …' and '-- source: …'"
+    made: dict[str, Table] = {}
+    known = {*domains}
+    while ready := [table for table in found.values() if {source.name for source in table.sources} <= known]:
+        made |= {table.name: found.pop(table.name) for table in ready}
+        known |= {*made}
+    for table in found.values():
+        unknown = [source.name for source in table.sources if source.name not in known]
+        what = f"its source {unknown[0]} is" if len(unknown) == 1 else f"its sources {few(unknown)} are"
+        broken[table.name] = (
+            f"{table.path}: {what} neither a domain nor a gold table that works; there are {few(sorted(known), 20)}"
+        )
+    return made, broken
+
+
+def domains_of(table: Table) -> tuple[str, ...]:
+    """The domains that a table is made from, directly or by way of other tables; that of its first source first."""
+    found: dict[str, None] = {}
+    for source in table.sources:
+        names = (source.name,) if source.name in domains() else domains_of(tables()[source.name])
+        found |= dict.fromkeys(names)
+    return tuple(found)
