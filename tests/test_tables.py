@@ -128,7 +128,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
     [
         ("date\n-- source: sales", "select cast(timestamp as date) as date, (select 1 from inventry) as n from sales",
          "its SQL reads inventry, which its second line does not name as a source; there are category_sales_summary"),
-        ("date\n-- source: sales", "select cast(timestamp as date) as date from sales join inventory using (product_id)",
+        ("date\n-- source: sales", "select cast(timestamp as date) as date from sales, inventory",
          "its SQL reads inventory, which its second line does not name as a source"),
         ("date\n-- sources: sales, inventory", "select cast(timestamp as date) as date from sales",
          "its second line names inventory as a source, but its SQL does not read it"),
