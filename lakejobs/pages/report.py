@@ -19,7 +19,7 @@ from lakejobs.freshness.runs import Run
 from lakejobs.freshness.state import DomainState
 from lakejobs.freshness.tables import is_fresh, newest_snapshot
 from lakejobs.messages import LakeError, counted, few
-from lakejobs.model import Landing, digest
+from lakejobs.model import GoldFooter, Landing, digest
 from lakejobs.pages import docs
 from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
 from lakejobs.project import domains
@@ -44,10 +44,12 @@ def publish(run: Run, visualiser: str) -> bool:
         made_from = identity(run, states)
         if _lineage_of_page(run) == made_from:
             return False
-        gold = {table.name: newest_snapshot(run, table)[0] for table in tables_of(states)}
-        paths = {name: lake.location(lake.gold(name, snapshot)) for name, snapshot in gold.items() if snapshot}
+        # Found once: another worker may publish the next one meanwhile.
+        gold = {table.name: newest_snapshot(run, table) for table in tables_of(states)}
+        paths = {name: lake.location(lake.gold(name, snapshot)) for name, (snapshot, _) in gold.items() if snapshot}
         with run.engine.tables(paths) as rows:
-            page = render(run, states, made_from, visualiser, rows)
+            facts = [gold_facts(run, table, gold[table.name][1], rows) for table in tables_of(states)]
+            page = render(run, states, facts, made_from, visualiser, rows)
         lake.store.sweep("quality")
         documents.write_text(lake.store, lake.report, page)
     return True
@@ -125,10 +127,17 @@ def _lineage_of_page(run: Run) -> str | None:
     return head.partition(LINEAGE)[2].partition('"')[0] or None
 
 
-def render(run: Run, states: Mapping[str, DomainState | LakeError], made_from: str, visualiser: str, rows: Rows) -> str:
+def render(
+    run: Run,
+    states: Mapping[str, DomainState | LakeError],
+    tables_known: Sequence[dict[str, Any]],
+    made_from: str,
+    visualiser: str,
+    rows: Rows,
+) -> str:
     """The page's text."""
     known = {domain: state for domain, state in states.items() if isinstance(state, DomainState)}
-    gold = {table.name: gold_facts(run, table, rows) for table in tables_of(states)}
+    gold = {facts["name"]: facts for facts in tables_known}
     return docs.environment().get_template("report.html").render(
         lineage=made_from,
         style=docs.style(),
@@ -136,11 +145,11 @@ def render(run: Run, states: Mapping[str, DomainState | LakeError], made_from: s
         visualiser=visualiser,
         domains=[domain_facts(run, domain, state) for domain, state in states.items()],
         rules=failing_rules(known.values()),
-        gold=sorted(gold.values(), key=lambda facts: str(facts["name"])),
+        gold=sorted(tables_known, key=lambda facts: str(facts["name"])),
         charts=[
             drawn
             for table in sorted(tables_of(states), key=_place)
-            if gold[table.name]["rows"]
+            if gold.get(table.name, {}).get("rows")
             for chart in table.charts
             if (drawn := draw(table, chart, rows, is_fresh=gold[table.name]["is_fresh"]))
         ],
@@ -256,16 +265,15 @@ def _rule_notes(domain: str) -> dict[str, str]:
     return {code: note if isinstance(note, str) else " ".join(note) for code, note in notes.items()}
 
 
-def gold_facts(run: Run, table: Table, rows: Rows) -> dict[str, Any]:
-    """What the page says of a gold table's newest snapshot."""
-    snapshot, footer = newest_snapshot(run, table)
+def gold_facts(run: Run, table: Table, footer: GoldFooter | None, rows: Rows) -> dict[str, Any]:
+    """What the page says of a gold table's newest snapshot, if there is one."""
     facts: dict[str, Any] = {
         "name": table.name,
         "domain": ", ".join(domains_of(table)),
         "is_fresh": is_fresh(run, table),
         "rows": None,
     }
-    if snapshot is None or footer is None:
+    if footer is None:
         return facts
     newest = "max(date)" if table.is_daily else "null"
     ((count, date),) = rows.rows(f"select count(*), {newest} from {table.name}")
