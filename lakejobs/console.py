@@ -9,6 +9,7 @@ import multiprocessing
 import re
 import sys
 from collections.abc import Sequence
+from traceback import clear_frames
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,11 @@ def show_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
     """In place of `sys.excepthook`: a sentence where one helps more than a traceback."""
     if kind is KeyboardInterrupt:
         progress.end()
+        # What was at work when it came is let go of, or the libraries whose it is complain after the last word.
+        chained: BaseException | None = error
+        while chained:
+            clear_frames(chained.__traceback__)
+            chained = chained.__context__
         sys.stderr.write(f"{INTERRUPTED}\n")
         raise SystemExit(INTERRUPTED_CODE)
     if message := plain_message(error):

@@ -4,6 +4,13 @@ A file begins with its grain and what it reads, each a domain or another gold ta
 
     -- grain: date, product_id
     -- sources: sales, inventory, product_prices (all days)
+    -- One row per …
+
+and may say how the report charts it, a line a chart: what by what, or several columns with a name each, and a note.
+A table with a date is drawn over time, any other as its highest and lowest rows.
+
+    -- chart: Revenue by category | revenue by category or category_id | Without returns.
+    -- chart: Revenue | net: net_revenue, refunded: refunded_amount
 """
 
 from __future__ import annotations
@@ -20,6 +27,10 @@ from lakejobs.project import domains, table_sources
 HEADER = re.compile(
     r"-- grain: (?P<grain>[a-z0-9_, ]+?)[ ]*\n-- sources?: (?P<sources>[a-z0-9_, ()]+?)[ ]*\n", re.IGNORECASE
 )
+CHART = re.compile(r"^-- chart:(.*)$", re.MULTILINE | re.IGNORECASE)
+COLUMN = r"[a-z][a-z0-9_]*"
+BY = re.compile(rf"({COLUMN}) +by +({COLUMN}(?: +or +{COLUMN})*(?: *, *{COLUMN}(?: +or +{COLUMN})*)*)", re.IGNORECASE)
+NAMED = re.compile(rf"([^:]+?) *: *({COLUMN})", re.IGNORECASE)
 SOURCE = re.compile(r"(?P<name>[a-z0-9_]+)(?P<all_days> *\( *all +days *\))?", re.IGNORECASE)
 # Quoted text is taken whole, so that nothing in it is taken for a comment.
 CODE = re.compile(
@@ -39,6 +50,18 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """How the report charts a table."""
+
+    title: str
+    series: tuple[tuple[str, str], ...]
+    """Names and columns. The name is empty where `by` gives one."""
+    by: tuple[tuple[str, ...], ...] = ()
+    """Columns whose values together name a group; of each those that stand in for it where it is NULL."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """A gold table."""
 
@@ -48,6 +71,7 @@ class Table:
     grain: tuple[str, ...]
     sources: tuple[Source, ...]
     sql: str
+    charts: tuple[Chart, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -104,7 +128,10 @@ def parse_tables(
         if header and all(sources):
             grain = tuple(column.strip().lower() for column in header["grain"].split(","))
             named = tuple(Source(one["name"].lower(), bool(one["all_days"])) for one in sources if one)
-            found[name] = Table(name, path, grain, named, text)
+            try:
+                found[name] = Table(name, path, grain, named, text, _charts(text, "date" in grain))
+            except ValueError as error:
+                broken[name] = f"{path}, {error}"
         else:
             broken[name] = f"{path} does not begin with the lines '-- grain: …' and '-- source: …'"
     made: dict[str, Table] = {}
@@ -119,6 +146,26 @@ def parse_tables(
             f"{table.path}: {what} neither a domain nor a gold table that works; there are {few(sorted(known), 20)}"
         )
     return made, broken
+
+
+def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:
+    """The charts that a file declares. Raises ValueError with the line that cannot be understood."""
+    charts = []
+    for found in CHART.finditer(text):
+        title, _, rest = (part.strip() for part in found[1].partition("|"))
+        columns, _, note = (part.strip() for part in rest.partition("|"))
+        if title and (grouped := BY.fullmatch(columns)):
+            by = tuple(tuple(re.split(r" +or +", part.strip().lower())) for part in grouped[2].split(","))
+            charts.append(Chart(title, (("", grouped[1].lower()),), by, note))
+        elif title and is_daily and all(named := [NAMED.fullmatch(part.strip()) for part in columns.split(",")]):
+            charts.append(Chart(title, tuple((one[1], one[2].lower()) for one in named if one), (), note))
+        else:
+            line = text[: found.start()].count("\n") + 1
+            raise ValueError(
+                f"line {line}: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE' or "
+                f"(by date only) '-- chart: TITLE | NAME: COLUMN, NAME: COLUMN | NOTE', got {found[0]!r}"
+            )
+    return tuple(charts)
 
 
 def domains_of(table: Table) -> tuple[str, ...]:

@@ -103,13 +103,13 @@ def test_whatever_bytes_follow_a_header_every_record_is_accounted_for(content):
             assert lake.ran_names("Silver") == []
             (landing,) = lake.landings("sales")
             silver = lake.footers("sales")
-            if landing["rejected"]:
+            if landing.rejected:
                 assert b"\0" in content
                 assert silver == []
             else:
-                assert sum(footer["rows"] + footer["duplicates"] for footer in silver) == landing["records"]
+                assert sum(footer["rows"] + footer["duplicates"] for footer in silver) == landing.records
                 assert len(lake.silver()) == sum(footer["rows"] for footer in silver)
                 # Every character that is not a delimiter, a quote or a blank is still there.
-                assert landing["records"] > 0 or not content.replace(b"\n", b"").replace(b"\r", b"")
+                assert landing.records > 0 or not content.replace(b"\n", b"").replace(b"\r", b"")
     finally:
         os.chdir(here)

@@ -11,8 +11,6 @@ import datetime as dt
 import importlib.resources
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from lakejobs.engine import QueryError, Rows
@@ -21,67 +19,18 @@ from lakejobs.freshness.runs import Run
 from lakejobs.freshness.state import DomainState
 from lakejobs.freshness.tables import is_fresh, newest_snapshot
 from lakejobs.messages import LakeError, counted, few
-from lakejobs.model import Landing, digest
+from lakejobs.model import GoldFooter, Landing, digest
 from lakejobs.pages import docs
 from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
 from lakejobs.project import domains
 from lakejobs.quality import suite
 from lakejobs.storage import documents
-from lakejobs.tables import Table, domains_of, tables
+from lakejobs.tables import Chart, Table, domains_of, tables
 
 MOST_GROUPS = 12
 NOT_GIVEN = "(not given)"
 OTHERS = "(others)"
 LINEAGE = '<meta name="lineage" content="'
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A gold table as a manager looks at it: a sum over time, told apart by name."""
-
-    title: str
-    table: str
-    query: str
-    """Gives date, name, value, with any number of rows for each date and name."""
-    note: str = ""
-
-
-MEASURES = (
-    Measure(
-        "Revenue",
-        "daily_sales_summary",
-        "select date, 'net' as name, net_revenue as value from daily_sales_summary "
-        "union all select date, 'refunded or cancelled', refunded_amount from daily_sales_summary",
-        "Valid sales, in the currency of the source.",
-    ),
-    Measure(
-        "Revenue by category",
-        "category_sales_summary",
-        "select date, category as name, category_revenue as value from category_sales_summary",
-    ),
-    Measure(
-        "Revenue by payment method",
-        "payment_method_summary",
-        "select date, payment_method as name, payment_revenue as value from payment_method_summary",
-    ),
-    Measure(
-        "Events by type",
-        "customer_activity_summary",
-        "select date, event_type as name, event_count as value from customer_activity_summary",
-    ),
-    Measure(
-        "Sessions by device",
-        "device_usage_summary",
-        "select date, device_type as name, session_count as value from device_usage_summary",
-        "A session counts once for each day and device it was seen on.",
-    ),
-    Measure(
-        "Stock moved",
-        "inventory_movement_summary",
-        "select date, movement_type as name, total_quantity as value from inventory_movement_summary",
-        "Pieces, as booked.",
-    ),
-)
 
 
 def publish(run: Run, visualiser: str) -> bool:
@@ -95,10 +44,12 @@ def publish(run: Run, visualiser: str) -> bool:
         made_from = identity(run, states)
         if _lineage_of_page(run) == made_from:
             return False
-        gold = {table.name: newest_snapshot(run, table)[0] for table in tables_of(states)}
-        paths = {name: lake.location(lake.gold(name, snapshot)) for name, snapshot in gold.items() if snapshot}
+        # Found once: another worker may publish the next one meanwhile.
+        gold = {table.name: newest_snapshot(run, table) for table in tables_of(states)}
+        paths = {name: lake.location(lake.gold(name, snapshot)) for name, (snapshot, _) in gold.items() if snapshot}
         with run.engine.tables(paths) as rows:
-            page = render(run, states, made_from, visualiser, rows)
+            facts = [gold_facts(run, table, gold[table.name][1], rows) for table in tables_of(states)]
+            page = render(run, states, facts, made_from, visualiser, rows)
         lake.store.sweep("quality")
         documents.write_text(lake.store, lake.report, page)
     return True
@@ -164,12 +115,11 @@ def identity(run: Run, states: Mapping[str, DomainState | LakeError]) -> str:
     return digest(parts)
 
 
-@cache
 def _looks() -> str:
     """Changes with the page's template, its style, and what it charts."""
     folder = importlib.resources.files("lakejobs.pages").joinpath("templates")
     shown = [folder.joinpath(name).read_text("utf-8") for name in ("report.html", "style.css")]
-    return digest([*shown, repr(MEASURES)])
+    return digest([*shown, repr([table.charts for table in tables().values()])])
 
 
 def _lineage_of_page(run: Run) -> str | None:
@@ -177,10 +127,17 @@ def _lineage_of_page(run: Run) -> str | None:
     return head.partition(LINEAGE)[2].partition('"')[0] or None
 
 
-def render(run: Run, states: Mapping[str, DomainState | LakeError], made_from: str, visualiser: str, rows: Rows) -> str:
+def render(
+    run: Run,
+    states: Mapping[str, DomainState | LakeError],
+    tables_known: Sequence[dict[str, Any]],
+    made_from: str,
+    visualiser: str,
+    rows: Rows,
+) -> str:
     """The page's text."""
     known = {domain: state for domain, state in states.items() if isinstance(state, DomainState)}
-    gold = {table.name: gold_facts(run, table, rows) for table in tables_of(states)}
+    gold = {facts["name"]: facts for facts in tables_known}
     return docs.environment().get_template("report.html").render(
         lineage=made_from,
         style=docs.style(),
@@ -188,12 +145,14 @@ def render(run: Run, states: Mapping[str, DomainState | LakeError], made_from: s
         visualiser=visualiser,
         domains=[domain_facts(run, domain, state) for domain, state in states.items()],
         rules=failing_rules(known.values()),
-        gold=sorted(gold.values(), key=lambda facts: str(facts["name"])),
-        measures=[
-            drawn for measure in MEASURES
-            if gold.get(measure.table, {}).get("rows") and (drawn := draw_measure(measure, rows))
+        gold=sorted(tables_known, key=lambda facts: str(facts["name"])),
+        charts=[
+            drawn
+            for table in sorted(tables_of(states), key=_place)
+            if gold.get(table.name, {}).get("rows")
+            for chart in table.charts
+            if (drawn := draw(table, chart, rows, is_fresh=gold[table.name]["is_fresh"]))
         ],
-        net_position=net_position(rows) if gold.get("inventory_net_position", {}).get("rows") else None,
     )  # fmt: skip
 
 
@@ -306,16 +265,15 @@ def _rule_notes(domain: str) -> dict[str, str]:
     return {code: note if isinstance(note, str) else " ".join(note) for code, note in notes.items()}
 
 
-def gold_facts(run: Run, table: Table, rows: Rows) -> dict[str, Any]:
-    """What the page says of a gold table's newest snapshot."""
-    snapshot, footer = newest_snapshot(run, table)
+def gold_facts(run: Run, table: Table, footer: GoldFooter | None, rows: Rows) -> dict[str, Any]:
+    """What the page says of a gold table's newest snapshot, if there is one."""
     facts: dict[str, Any] = {
         "name": table.name,
         "domain": ", ".join(domains_of(table)),
         "is_fresh": is_fresh(run, table),
         "rows": None,
     }
-    if snapshot is None or footer is None:
+    if footer is None:
         return facts
     newest = "max(date)" if table.is_daily else "null"
     ((count, date),) = rows.rows(f"select count(*), {newest} from {table.name}")
@@ -325,20 +283,39 @@ def gold_facts(run: Run, table: Table, rows: Rows) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ gold as charts
 
 
-def draw_measure(measure: Measure, rows: Rows) -> dict[str, Any] | None:
-    """A measure's groups by size and its course over time. None where it cannot be drawn.
+def _place(table: Table) -> tuple[int, int, str]:
+    """Sorts tables as the report charts them: by domain, the coarser first."""
+    return list(domains()).index(domains_of(table)[0]), len(table.grain), table.name
 
-    That is so where the table was last made by another version of its SQL, and its domain fails since.
-    """
-    source = f"select date, coalesce(name, {text(NOT_GIVEN)}) as name, value from ({measure.query}) as measure"
+
+def draw(table: Table, chart: Chart, rows: Rows, *, is_fresh: bool) -> dict[str, Any] | None:
+    """A chart as the template draws it; None where the table is of another version of its SQL, and fails since."""
+    head = {"title": chart.title, "note": chart.note}
     try:
-        groups = rows.rows(
-            f"select name, cast(sum(value) as double) as total from ({source}) as named where value <> 0 group by name "
-            "order by abs(cast(sum(value) as double)) desc, name"
-        )
-        ((first, last),) = rows.rows(f"select min(date), max(date) from ({source}) as named")
-    except QueryError:
-        return None
+        return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
+    except QueryError as error:
+        if not is_fresh:
+            return None
+        return head | {"trouble": f"{table.path}: this chart cannot be drawn: {' '.join(str(error).split())}"}
+
+
+def _named(chart: Chart) -> str:
+    """SQL of a group's name, in the words of its columns."""
+    parts = [f"coalesce({', '.join(f'cast({c} as varchar)' for c in group)}, {text(NOT_GIVEN)})" for group in chart.by]
+    return f"concat_ws(' · ', {', '.join(parts)})"
+
+
+def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
+    """A chart's groups by size and their course over time."""
+    source = " union all ".join(
+        f"select date, {_named(chart) if chart.by else text(name)} as name, {column} as value from {table}"
+        for name, column in chart.series
+    )
+    groups = rows.rows(
+        f"select name, cast(sum(value) as double) as total from ({source}) as named where value <> 0 group by name "
+        "order by abs(cast(sum(value) as double)) desc, name"
+    )
+    ((first, last),) = rows.rows(f"select min(date), max(date) from ({source}) as named")
     coloured = [name for name, _ in groups[:MOST_COLOURS]]
     names = [*coloured, *([OTHERS] if len(groups) > MOST_COLOURS else [])]
     shown = (
@@ -358,8 +335,6 @@ def draw_measure(measure: Measure, rows: Rows) -> dict[str, Any] | None:
         return found
 
     return {
-        "title": measure.title,
-        "note": measure.note,
         "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups)),
         "left_out": len(groups) - MOST_GROUPS,
         "total": sum(total for _, total in groups),
@@ -367,18 +342,14 @@ def draw_measure(measure: Measure, rows: Rows) -> dict[str, Any] | None:
     }
 
 
-def net_position(rows: Rows) -> dict[str, Any] | None:
-    """The stock at its highest and at its lowest, by product and warehouse."""
-    name = "concat_ws(' · ', coalesce(product_name, product_id, 'no product'), coalesce(warehouse_id, 'no warehouse'))"
-    query = f"select {name}, cast(net_position as double) from inventory_net_position where net_position is not null"
-    try:
-        ((places, below),) = rows.rows(
-            "select count(*), count(case when net_position < 0 then 1 end) from inventory_net_position"
-        )
-        half = MOST_GROUPS // 2
-        highest = rows.rows(f"{query} order by net_position desc, {name} limit {half}")
-        left = max(0, min(half, places - len(highest)))
-        lowest = rows.rows(f"{query} order by net_position, {name} desc limit {left}")
-    except QueryError:
-        return None
-    return {"places": places, "below": below, "groups": ranked(highest + lowest[::-1], None)}
+def _ranking(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
+    """The rows of a table at its highest and at its lowest."""
+    (_, column), *_ = chart.series
+    name = _named(chart) if chart.by else text(column)
+    query = f"select {name}, cast({column} as double) from {table} where {column} is not null"
+    ((count, below),) = rows.rows(f"select count(*), count(case when {column} < 0 then 1 end) from {table}")
+    half = MOST_GROUPS // 2
+    highest = rows.rows(f"{query} order by {column} desc, 1 limit {half}")
+    left = max(0, min(half, count - len(highest)))
+    lowest = rows.rows(f"{query} order by {column}, 1 desc limit {left}")
+    return {"count": count, "below": below, "groups": ranked(highest + lowest[::-1], None), "charts": []}

@@ -222,8 +222,9 @@ def copy(source: BinaryIO, path: str) -> None:
     with open(path, "wb") as target:
         if sys.platform == "linux" and hasattr(source, "fileno"):
             try:
-                while os.sendfile(target.fileno(), source.fileno(), None, COPIED_AT_ONCE):
-                    pass
+                copied = 0
+                while sent := os.sendfile(target.fileno(), source.fileno(), copied, COPIED_AT_ONCE):
+                    copied += sent
                 return
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not on this file system

@@ -1,6 +1,7 @@
 -- grain: date, category
 -- source: sales
 -- One row per UTC day and product category. Sales without a category are a group of their own (NULL).
+-- chart: Revenue by category | category_revenue by category
 select
     cast(timestamp as date) as date,
     category,

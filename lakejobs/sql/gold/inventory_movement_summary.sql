@@ -2,6 +2,7 @@
 -- source: inventory
 -- One row per UTC day, product, warehouse and type of movement. Quantities are pieces, total_cost the sum of
 -- quantity × unit_cost in the currency of the source. Of several names of a product the greatest is shown.
+-- chart: Stock moved | total_quantity by movement_type | Pieces, as booked.
 select
     cast(timestamp as date) as date,
     product_id,

@@ -1,6 +1,7 @@
 -- grain: date, payment_method
 -- source: sales
 -- One row per UTC day and payment method. Sales without one are a group of their own (NULL).
+-- chart: Revenue by payment method | payment_revenue by payment_method
 select
     cast(timestamp as date) as date,
     payment_method,

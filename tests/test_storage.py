@@ -1,0 +1,288 @@
+"""What every store has to keep: the contract of `lakejobs.storage.Store`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lakejobs.messages import LakeError
+from lakejobs.storage import ChangedError, MissingError, Store, documents
+from lakejobs.storage.local import LocalStore, copy
+
+fork = multiprocessing.get_context("fork")
+
+
+def local(directory: Path) -> Store:
+    (directory / "store").mkdir(exist_ok=True)
+    return LocalStore(str(directory / "store"))
+
+
+STORES: dict[str, Callable[[Path], Store]] = {"local": local}
+"""Ways to open a store. What one that is opened twice has published, the other sees."""
+
+
+@pytest.fixture(params=STORES)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    return lambda: STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def store(opened: Callable[[], Store]) -> Store:
+    return opened()
+
+
+def put(store: Store, path: str, content: bytes = b"x", **how: str | None) -> None:
+    with store.publish(path, **how) as temporary, open(temporary, "wb") as handle:  # type: ignore[arg-type]
+        handle.write(content)
+
+
+def get(store: Store, path: str) -> bytes:
+    with store.reading(path) as handle:
+        return handle.read()
+
+
+def test_what_is_published_can_be_read_from_anywhere_in_it(store, opened):
+    put(store, "a/b/c.bin", bytes(range(256)))
+    with opened().reading("a/b/c.bin") as handle:
+        handle.seek(100)
+        assert handle.read(3) == bytes([100, 101, 102])
+        handle.seek(-2, os.SEEK_END)
+        assert handle.read() == bytes([254, 255])
+
+
+def test_a_listing_is_by_path_and_as_deep_as_was_asked(store):
+    for path in ("b", "a", "d/2", "d/1", "d/e/3", "d/e/f/4"):
+        put(store, path)
+    assert [file.path for file in store.files("")] == ["a", "b"]
+    assert [file.path for file in store.files("d")] == ["1", "2"]
+    assert [file.path for file in store.files("d", 1)] == ["1", "2", "e/3"]
+    assert [file.path for file in store.files("d", 2)] == ["1", "2", "e/3", "e/f/4"]
+    assert store.files("nowhere", 3) == []
+
+
+def test_a_file_is_the_same_in_a_listing_and_by_itself(store):
+    put(store, "d/1", b"four")
+    (listed,), asked = store.files("d"), store.stat("d/1")
+    assert asked is not None
+    assert (listed.name, listed.size, listed.version, listed.modified_ns) == (
+        asked.name,
+        4,
+        asked.version,
+        asked.modified_ns,
+    )
+    assert abs(listed.modified_ns / 1e9 - time.time()) < 3600
+    assert store.stat("d/2") is None
+    assert store.stat("d") is None, "a directory is no file"
+    assert store.stat("d/1/2") is None
+
+
+def test_what_is_missing_is_told_from_what_cannot_be_read(store):
+    for path in ("nothing", "nowhere/nothing"):
+        with pytest.raises(MissingError, match="nothing"), store.reading(path):
+            pass
+    assert issubclass(MissingError, LakeError)
+
+
+@pytest.mark.parametrize("content", [b"other", b"same!"])
+def test_a_version_changes_with_every_publication_even_of_the_same_content(store, content):
+    put(store, "a", b"same!")
+    first = store.stat("a")
+    assert first == store.stat("a")
+    put(store, "a", content)
+    second = store.stat("a")
+    assert first is not None and second is not None
+    assert second.version != first.version or content == b"same!"
+    assert get(store, "a") == content
+
+
+def test_a_failed_publication_changes_nothing_and_leaves_nothing(store):
+    put(store, "d/a", b"before")
+    known = store.stat("d/a")
+    with pytest.raises(ZeroDivisionError), store.publish("d/a") as temporary:
+        Path(temporary).write_bytes(b"half")
+        raise ZeroDivisionError
+    assert get(store, "d/a") == b"before"
+    assert store.stat("d/a") == known
+    assert len(store.files("d")) == 1
+
+
+def test_publishing_can_depend_on_what_is_there(store):
+    put(store, "a", b"1", replaces=None)
+    with pytest.raises(ChangedError, match="a was changed by another run"):
+        put(store, "a", b"2", replaces=None)
+    known = store.stat("a")
+    put(store, "a", b"3", replaces=known.version)
+    with pytest.raises(ChangedError):
+        put(store, "a", b"4", replaces=known.version)
+    store.remove("a")
+    with pytest.raises(ChangedError):
+        put(store, "a", b"5", replaces=known.version)
+    assert store.stat("a") is None
+    assert store.files("") == [], "nothing half-written is left"
+
+
+def test_of_many_that_replace_the_same_version_one_succeeds(store, opened):
+    put(store, "a", b"0")
+    known = store.stat("a").version
+    begin, done = threading.Barrier(8), []
+
+    def replace(number: int) -> None:
+        own = opened()
+        begin.wait()
+        try:
+            put(own, "a", str(number).encode(), replaces=known)
+        except ChangedError:
+            return
+        done.append(number)
+
+    threads = [threading.Thread(target=replace, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [get(store, "a")] == [str(number).encode() for number in done]
+
+
+def test_removing_what_is_gone_is_no_error(store):
+    put(store, "d/a")
+    store.remove("d/a")
+    store.remove("d/a")
+    assert store.files("d") == []
+
+
+def test_an_open_file_has_the_version_of_its_content(store):
+    put(store, "a", b"1")
+    with store.reading("a") as handle:
+        assert store.version(handle) == store.stat("a").version
+
+
+def test_a_sweep_removes_what_a_writer_that_died_left(store, opened):
+    def die() -> None:
+        with opened().publish("d/a") as temporary:
+            Path(temporary).write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = fork.Process(target=die)
+    process.start()
+    process.join()
+    assert store.stat("d/a") is None
+    put(store, "d/b")
+    store.sweep("d")
+    assert [file.name for file in store.files("d")] == ["b"]
+    store.sweep("nowhere")
+
+
+def test_a_lock_lets_one_in_at_a_time_and_shows_what_the_last_one_left(store, opened):
+    with store.lock("x", 10) as lease:
+        assert lease.token == ""
+        first = lease.renew_token()
+        assert store.token("x") == first
+        with pytest.raises(LakeError, match="x: another run has been writing to it"), opened().lock("x", 0.1):
+            pass
+        with opened().lock("y", 0.1):
+            pass
+    with opened().lock("x", 0.1) as lease:
+        assert lease.token == first
+        assert lease.renew_token() != first
+    assert store.token("nothing") == ""
+
+
+def test_the_lock_of_a_holder_that_died_is_free_and_keeps_its_token(store, opened):
+    ready = fork.Queue()
+
+    def hold() -> None:
+        with opened().lock("x", 10) as lease:
+            ready.put(lease.renew_token())
+            signal.pause()
+
+    process = fork.Process(target=hold)
+    process.start()
+    token = ready.get(timeout=60)
+    process.kill()
+    process.join()
+    with store.lock("x", 60) as lease:
+        assert lease.token == token
+
+
+def test_scratch_is_a_local_directory_that_goes_with_its_holder(store, opened):
+    ready = fork.Queue()
+
+    def hold() -> None:
+        with opened().scratch("one") as directory:
+            (Path(directory) / "spilled").write_bytes(b"x")
+            ready.put(directory)
+            signal.pause()
+
+    process = fork.Process(target=hold)
+    process.start()
+    theirs = Path(ready.get(timeout=60))
+    with store.scratch("two") as directory:
+        assert Path(directory).is_dir() and theirs.is_dir(), "one that is held is left alone"
+    assert not Path(directory).exists()
+    process.kill()
+    process.join()
+    with store.scratch("two"):
+        assert not theirs.exists()
+
+
+def test_json_knows_whether_it_is_whole(store):
+    documents.write_json(store, "a.json", {"n": 1, "text": "é"})
+    assert documents.read_json(store, "a.json")["text"] == "é"
+    whole = get(store, "a.json")
+    for end in range(len(whole)):
+        put(store, "a.json", whole[:end])
+        assert documents.read_json(store, "a.json") is None
+    assert documents.read_json(store, "nothing.json") is None
+
+
+def test_a_page_is_read_as_far_as_was_asked(store):
+    documents.write_text(store, "page.html", "abc")
+    assert documents.read_text(store, "page.html", 2) == "ab"
+    assert documents.read_text(store, "nothing.html", 2) is None
+
+
+# ------------------------------------------------------------------------------------------------ the local disk alone
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> tuple[LocalStore, Path]:
+    return LocalStore(str(tmp_path)), tmp_path
+
+
+def test_links_and_directories_are_no_files_and_can_be_named(disk):
+    store, root = disk
+    (root / "d/below").mkdir(parents=True)
+    (root / "d/file").write_text("x")
+    (root / "d/link").symlink_to(root / "d/file")
+    assert [file.name for file in store.files("d")] == ["file"]
+    assert store.others("d") == ["below", "link"]
+    assert store.stat("d/link") is None
+
+
+def test_a_write_in_place_is_another_version_though_size_and_date_stay(disk):
+    store, root = disk
+    (root / "a").write_text("1")
+    before, known = store.stat("a"), (root / "a").stat()
+    (root / "a").write_text("2")
+    os.utime(root / "a", ns=(known.st_atime_ns, known.st_mtime_ns))
+    after = store.stat("a")
+    assert before is not None and after is not None
+    assert (before.size, before.modified_ns) == (after.size, after.modified_ns)
+    assert before.version != after.version
+
+
+def test_a_file_is_copied_from_its_beginning(disk):
+    store, root = disk
+    (root / "a").write_bytes(b"abc")
+    with store.reading("a") as handle:
+        handle.read(1)
+        handle.seek(0)
+        copy(handle, str(root / "b"))
+    assert (root / "b").read_bytes() == b"abc"

@@ -1,0 +1,223 @@
+"""Gold tables of several sources, and the charts that they declare."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import LakeUnderTest, known_tables, sale, set_tables
+
+from lakejobs.tables import parse_tables
+
+SOLD_AND_MOVED = """-- grain: date, product_id
+-- sources: sales, inventory
+-- One row per UTC day and product that was sold and moved on the same day.
+select
+    sales.date, product_id, sold, moved
+from (select cast(timestamp as date) as date, product_id, cast(sum(quantity) as bigint) as sold from sales group by all) as sales
+full join (select product_id, cast(sum(quantity) as bigint) as moved from inventory group by all) as stock using (product_id)
+where sold is not null
+"""  # noqa: E501
+SHARE_OF_ALL = """-- grain: date
+-- sources: sales, inventory (all days)
+-- One row per UTC day.
+select cast(timestamp as date) as date, count(*) as sold, (select count(*) from inventory) as movements_ever
+from sales group by all
+"""
+
+
+def moved(id: str, day: str, product: str = "P1", quantity: int = 3) -> str:
+    return f"{id},{day},{product},Lamp,W1,inbound,{quantity},1.00,S1"
+
+
+@pytest.fixture
+def add(monkeypatch):
+    """Adds gold tables to those there are."""
+    return lambda **sql: set_tables(monkeypatch, known_tables() | sql)
+
+
+@pytest.fixture
+def two(lake: LakeUnderTest) -> LakeUnderTest:
+    """Two days of sales, and inventory on both."""
+    lake.deliver("sales", "sales_20261102_120000.csv", sale("s1", "2026-11-01"), sale("s2", "2026-11-02"))
+    lake.deliver("inventory", "inventory_20261102_120000.csv", moved("m1", "2026-11-01"), moved("m2", "2026-11-02"))
+    return lake
+
+
+def rows(lake: LakeUnderTest, table: str) -> list[tuple[object, ...]]:
+    found = lake.gold(table)
+    return [tuple(str(value).removesuffix(" 00:00:00") for value in row) for row in found.itertuples(index=False)]
+
+
+def test_a_daily_table_sees_that_day_of_each_source(two, add, caplog):
+    add(joined=SOLD_AND_MOVED)
+    assert two.run()
+    assert rows(two, "joined") == [("2026-11-01", "P1", "2", "3"), ("2026-11-02", "P1", "2", "3")]
+    two.deliver("inventory", "inventory_20261103_120000.csv", moved("m3", "2026-11-02", quantity=10))
+    assert two.run()
+    assert rows(two, "joined") == [("2026-11-01", "P1", "2", "3"), ("2026-11-02", "P1", "2", "13")]
+    assert "Gold(table=joined): 2 rows, 1 day computed, 1 carried over" in caplog.text
+    assert two.run()
+    assert two.ran == []
+
+
+def test_days_that_one_source_alone_has_and_days_that_go(two, add):
+    add(joined=SOLD_AND_MOVED)
+    path = two.deliver("sales", "sales_20261105_120000.csv", sale("s3", "2026-11-05"))
+    two.deliver("inventory", "inventory_20261104_120000.csv", moved("m3", "2026-11-04"))
+    assert two.run()
+    assert [row[0] for row in rows(two, "joined")] == ["2026-11-01", "2026-11-02", "2026-11-05"]
+    path.unlink()
+    (two.bronze("2026-11-05") / path.name).unlink()
+    assert two.run()
+    assert [row[0] for row in rows(two, "joined")] == ["2026-11-01", "2026-11-02"]
+
+
+def test_a_source_of_all_days_recomputes_every_day(two, add, caplog):
+    add(share=SHARE_OF_ALL)
+    assert two.run()
+    assert rows(two, "share") == [("2026-11-01", "1", "2"), ("2026-11-02", "1", "2")]
+    two.deliver("inventory", "inventory_20261103_120000.csv", moved("m3", "2026-10-01"))
+    assert two.run()
+    assert rows(two, "share") == [("2026-11-01", "1", "3"), ("2026-11-02", "1", "3")]
+    assert "Gold(table=share): 2 rows, 2 days computed, 0 carried over" in caplog.text
+    two.deliver("sales", "sales_20261103_120000.csv", sale("s4", "2026-11-02"))
+    assert two.run()
+    assert rows(two, "share") == [("2026-11-01", "1", "3"), ("2026-11-02", "2", "3")]
+    assert "Gold(table=share): 2 rows, 1 day computed, 1 carried over" in caplog.text
+
+
+def test_a_table_may_read_a_domain_and_gold_tables(two, add, caplog):
+    add(
+        beside="-- grain: date\n-- sources: sales, inventory_movement_summary, inventory_net_position (all days)\n"
+        "-- One row per day.\n"
+        "select cast(timestamp as date) as date, count(*) as sold,\n"
+        "(select cast(sum(total_quantity) as bigint) from inventory_movement_summary) as moved,\n"
+        "(select cast(sum(net_position) as bigint) from inventory_net_position) as stock\n"
+        "from sales group by all"
+    )
+    assert two.run()
+    assert rows(two, "beside") == [("2026-11-01", "1", "3", "6"), ("2026-11-02", "1", "3", "6")]
+
+
+def test_a_table_without_a_date_reads_all_of_every_source(two, add):
+    add(
+        total="-- grain: product_id\n-- sources: sales, inventory\n-- One row per product.\n"
+        "select product_id, (select count(*) from inventory) as movements, count(*) as sold from sales group by all"
+    )
+    assert two.run()
+    assert rows(two, "total") == [("P1", "2", "2")]
+
+
+def test_a_table_waits_for_all_of_its_domains(two, add):
+    add(joined=SOLD_AND_MOVED)
+    suite = two.root / "expectations/inventory.json"
+    whole = suite.read_text()
+    suite.write_text("{")
+    assert not two.run()
+    assert two.snapshots("joined") == []
+    assert two.snapshots("daily_sales_summary")
+    assert "joined" not in (two.root / "datalake/quality/report.html").read_text().partition("<h2>Gold")[2]
+    suite.write_text(whole)
+    assert two.run()
+    assert len(rows(two, "joined")) == 2
+
+
+@pytest.mark.parametrize(
+    ("head", "sql", "message"),
+    [
+        ("date\n-- source: sales", "select cast(timestamp as date) as date, (select 1 from inventry) as n from sales",
+         "its SQL reads inventry, which its second line does not name as a source; there are category_sales_summary"),
+        ("date\n-- source: sales", "select cast(timestamp as date) as date from sales, inventory",
+         "its SQL reads inventory, which its second line does not name as a source"),
+        ("date\n-- sources: sales, inventory", "select cast(timestamp as date) as date from sales",
+         "its second line names inventory as a source, but its SQL does not read it"),
+        ("date\n-- sources: sales, inventory_net_position",
+         "select cast(timestamp as date) as date from sales, inventory_net_position",
+         "name it inventory_net_position (all days) among the sources"),
+        ("date\n-- sources: sales, nothing, nobody", "select 1",
+         "its sources nothing, nobody are neither a domain nor a gold table that works; there are category_"),
+        ("date\n-- sources: sales inventory", "select 1", "does not begin with the lines"),
+        ("date\n-- source: sales\n-- chart: x", "select 1",
+         "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),
+        ("category\n-- source: sales\n-- chart: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
+        ("date\n-- sources: sales, inventory", "select date '2026-01-01' as date from sales, inventory",
+         "it counts events of 2026-11-01 to 2026-01-01"),
+    ],
+)  # fmt: skip
+def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, caplog, head, sql, message):
+    add(wrong=f"-- grain: {head}\n{sql}")
+    assert not two.run()
+    (said,) = [line for line in caplog.messages if "sql/gold/wrong.sql" in line]
+    assert message in said
+    assert "Traceback" not in caplog.text
+    assert two.snapshots("daily_sales_summary"), "the others are made"
+
+
+def test_a_common_table_expression_is_no_source(two, add):
+    add(
+        named="-- grain: date\n-- source: sales\n-- One row per day.\n"
+        "with days as (select cast(timestamp as date) as date from sales)\n"
+        "select date, count(*) as n from days group by all"
+    )
+    assert two.run()
+    assert len(rows(two, "named")) == 2
+
+
+# ------------------------------------------------------------------------------------------------ charts
+
+
+def charted(lake: LakeUnderTest) -> dict[str, str]:
+    """What the report shows of each chart, by its title."""
+    page = (lake.root / "datalake/quality/report.html").read_text()
+    business = page.partition("<h2>Business</h2>")[2].partition("<h2>Quality</h2>")[0]
+    panels = business.split('<section class="panel">')[1:]
+    return {re.findall("<h3>(.*?)</h3>", panel)[0]: panel for panel in panels}
+
+
+def test_a_table_says_how_it_is_charted(two, add):
+    add(
+        own="-- grain: date, product_id, status\n-- source: sales\n-- One row per day and product.\n"
+        "-- chart: Pieces | pieces by product_id or status, status | Not <b>money</b>.\n"
+        "-- chart: Both | all: pieces, sale lines: lines\n"
+        "select cast(timestamp as date) as date, product_id, status, cast(sum(quantity) as bigint) as pieces,\n"
+        "count(*) as lines from sales group by all",
+        ranked="-- grain: product_id\n-- source: sales\n-- chart: Best | n by product_id\n"
+        "select product_id, count(*) as n from sales group by all",
+    )
+    assert two.run()
+    found = charted(two)
+    assert "<th>P1 · completed</th>" in found["Pieces"] and ">4<" in found["Pieces"]
+    assert "Not &lt;b&gt;money&lt;/b&gt;." in found["Pieces"]
+    assert "<th>all</th>" in found["Both"] and "<th>sale lines</th>" in found["Both"]
+    assert "The highest and the lowest of 1; 0 below zero." in found["Best"]
+    assert list(found)[:2] == ["Revenue", "Best"], "by domain, the coarser tables first"
+
+
+def test_a_chart_that_cannot_be_drawn_says_so(two, add):
+    add(
+        own="-- grain: date\n-- source: sales\n-- chart: Wrong | a: nothing\n"
+        "select cast(timestamp as date) as date, count(*) as n from sales group by all"
+    )
+    assert two.run()
+    assert "sql/gold/own.sql: this chart cannot be drawn" in charted(two)["Wrong"]
+    assert "nothing" in charted(two)["Wrong"]
+
+
+def test_changing_a_chart_makes_the_report_anew_and_no_table(two, add):
+    assert two.run()
+    add(device_usage_summary=known_tables()["device_usage_summary"].replace("Sessions by device", "Devices"))
+    assert two.run()
+    assert two.ran_names("Gold") == []
+    assert {task.task_family for task in two.ran} == {"Report", "GoldAll"}
+
+
+def test_the_header_of_a_table_may_have_one_source_or_several():
+    def sources(line: str) -> list[tuple[str, bool]]:
+        made, broken = parse_tables((("t", "t.sql", f"-- grain: date\n{line}\nselect 1"),), ("a", "b"))
+        assert not broken, broken
+        return [(source.name, source.all_days) for source in made["t"].sources]
+
+    assert sources("-- source: a") == [("a", False)]
+    assert sources("-- sources: a, B (all days)") == [("a", False), ("b", True)]
+    assert sources("-- Sources: a( All days ),b  ") == [("a", True), ("b", False)]
