@@ -58,12 +58,12 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     lock_timeout = luigi.IntParameter(
         default=3600, description="Seconds to wait for another run that is writing to the same domain."
     )
-    chunk_rows = luigi.IntParameter(default=500_000, description="Rows validated in one piece.")
+    chunk_rows = luigi.IntParameter(default=500_000, description="Rows validated at once.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.chunk_rows < 1:
-            raise LakeError(f"[lake] chunk_rows={self.chunk_rows}: a piece has at least one row")
+            raise LakeError(f"[lake] chunk_rows={self.chunk_rows}: expected 1 or more")
         for domain, formats in self.timestamp_formats.items():
             if not isinstance(formats, list | tuple) or not all(isinstance(form, str) for form in formats):
                 raise LakeError(

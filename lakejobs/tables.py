@@ -80,6 +80,17 @@ class Table:
         return digest([self.grain, [[source.name, source.all_days] for source in self.sources], code.strip()])
 
     @property
+    def description(self) -> str:
+        """What the comment below the first two lines says, up to the SQL, without its charts."""
+        lines = []
+        for line in self.sql.splitlines()[2:]:
+            if not line.startswith("--"):
+                break
+            if not CHART.match(line):
+                lines.append(line.removeprefix("--").strip())
+        return " ".join(lines).strip()
+
+    @property
     def statement(self) -> str:
         """The SQL without what may stand behind a statement."""
         return self.sql.rstrip().rstrip(";")

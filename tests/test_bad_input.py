@@ -567,7 +567,7 @@ def test_a_rule_about_the_values_of_a_column_is_about_the_table(lake):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"chunk_rows": 0}, "chunk_rows=0: a piece has at least one row"),
+        ({"chunk_rows": 0}, "chunk_rows=0: expected 1 or more"),
         ({"timestamp_formats": {"sales": "%m/%d/%Y"}}, 'a list of formats is wanted: {"sales": ["%m/%d/%Y"]}'),
         ({"timestamp_formats": {"sales": ["%Q"]}}, "'%Q' of sales is no format"),
         ({"timestamp_formats": {"sale": ["%Y"]}}, "there is no domain sale"),

@@ -176,6 +176,8 @@ def test_a_broken_module_fails_the_command(shop):
     assert "domains/broken.py, line 3: NameError: name 'nothing' is not defined" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(shop.snapshots("orders_by_day")) == 1
+    cards = (shop.root / "datalake/quality/report.html").read_text().partition("<h2>Business</h2>")[0]
+    assert "domains/broken.py, line 3: NameError" in cards
     for task in (
         "Silver --domain broken --date 2026-11-01",
         "Generate --domain broken --Generate-batch 20261101_120000",

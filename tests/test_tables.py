@@ -221,3 +221,23 @@ def test_the_header_of_a_table_may_have_one_source_or_several():
     assert sources("-- source: a") == [("a", False)]
     assert sources("-- sources: a, B (all days)") == [("a", False), ("b", True)]
     assert sources("-- Sources: a( All days ),b  ") == [("a", True), ("b", False)]
+
+
+# ------------------------------------------------------------------------------------------------ the catalogue
+
+
+def test_the_report_tells_what_domains_tables_and_columns_mean(lake):
+    assert lake.run()
+    catalogue = (lake.root / "datalake/quality/report.html").read_text().partition("<h2>Catalogue</h2>")[2]
+    assert "<td>pieces sold</td>" in catalogue.replace(' class="words"', "")
+    assert "One row per sale_id, and the UTC day of timestamp." in catalogue
+    assert "One row per UTC day with at least one valid sale." in catalogue
+    assert "Made from inventory_movement_summary." in catalogue
+    assert "-- chart" not in catalogue and "chart:" not in catalogue
+
+
+def test_a_table_whose_file_is_broken_is_in_the_report(two, add):
+    add(wrong="select 1")
+    assert not two.run()
+    page = (two.root / "datalake/quality/report.html").read_text()
+    assert "sql/gold/wrong.sql does not begin with the lines" in page.partition("<h2>Freshness</h2>")[2]

@@ -86,10 +86,10 @@ class SilverJob:
     files: Sequence[CsvFile]
     """In the order of their delivery."""
     chunk_rows: int
-    """How many rows are validated in one piece."""
+    """How many rows are validated at once."""
 
 
-class SilverBatch(Protocol):
+class SilverResult(Protocol):
     """Silver partitions that are made, and not yet written."""
 
     @property
@@ -154,7 +154,7 @@ class Engine(Protocol):
         The typed records may be kept for `silver`. Raises NotPlainError where none of the counts can be had.
         """
 
-    def silver(self, job: SilverJob, on_progress: OnProgress) -> AbstractContextManager[SilverBatch]:
+    def silver(self, job: SilverJob, on_progress: OnProgress) -> AbstractContextManager[SilverResult]:
         """Type, correct, deduplicate and judge the records of some dates."""
 
     def gold(self, job: GoldJob, path: str, footer: str) -> int:

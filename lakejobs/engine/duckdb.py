@@ -26,7 +26,7 @@ LONGEST_LINE = 2_000_000
 """Bytes of a line that DuckDB reads; a file with a longer one is read carefully."""
 # DuckDB reads *, ? and [ in a path as a pattern.
 PLAIN_PATH = re.compile(r"[^*?\[\]]+")
-CAREFUL_BATCH = 50_000
+CAREFUL_CHUNK = 50_000
 """Records that the careful reader hands over at a time."""
 Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
 """Opens a file by the path that the engine knows it by."""
@@ -73,19 +73,19 @@ class Connection:
         with plain_errors():
             return self._connection.execute(query).fetchall()
 
-    def pieces(self, query: str, size: int) -> Iterator[pa.Table]:
+    def chunks(self, query: str, size: int) -> Iterator[pa.Table]:
         """A large result in Arrow tables of about `size` rows; none where it is empty."""
         from concurrent.futures import ThreadPoolExecutor
 
-        # One piece ahead: the engine makes the next one while somebody works on the last.
-        found = self._pieces(query, size)
+        # One chunk ahead: the engine makes the next one while somebody works on the last.
+        found = self._chunks(query, size)
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(next, found, None)
-            while (piece := coming.result()) is not None:
+            while (chunk := coming.result()) is not None:
                 coming = pool.submit(next, found, None)
-                yield piece
+                yield chunk
 
-    def _pieces(self, query: str, size: int) -> Iterator[pa.Table]:
+    def _chunks(self, query: str, size: int) -> Iterator[pa.Table]:
         import pyarrow as pa
 
         # The reader's batches are smaller than it was asked for: a row group each.
@@ -157,8 +157,8 @@ class Connection:
         for group in plain.values():
             self._load_plain(f"{table}_", group, columns, query)
         for file in careful:
-            for batch in _read_carefully(file, columns, self._open):
-                self._insert(f"{table}_", batch, query)
+            for chunk in _read_carefully(file, columns, self._open):
+                self._insert(f"{table}_", chunk, query)
         self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
 
     def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str) -> None:
@@ -209,11 +209,11 @@ class Connection:
         self.run("drop view delivered; drop type file_names")
         by_path = {file.path: file for file in files}
         lines: list[Delivered] = [(by_path[path], None, raw) for path, raw in _raw_lines(rejects, self._open)]
-        for start in range(0, len(lines), CAREFUL_BATCH):
-            self._insert(table, _delivered(lines[start : start + CAREFUL_BATCH], columns), query)
+        for start in range(0, len(lines), CAREFUL_CHUNK):
+            self._insert(table, _delivered(lines[start : start + CAREFUL_CHUNK], columns), query)
 
-    def _insert(self, table: str, batch: pa.Table, query: str) -> None:
-        self.register("delivered", batch)
+    def _insert(self, table: str, chunk: pa.Table, query: str) -> None:
+        self.register("delivered", chunk)
         self.run(f"insert into {table} {query}")
         self._connection.unregister("delivered")
 
@@ -268,7 +268,7 @@ def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iter
     indexes = [by_name.get(name) for name in columns]
     with opened(file.path) as handle:
         found = records.read(handle, file.inspection)
-        while taken := list(itertools.islice(found, CAREFUL_BATCH)):
+        while taken := list(itertools.islice(found, CAREFUL_CHUNK)):
             rows: list[Delivered] = []
             for fields, raw in taken:
                 if fields is None:

@@ -97,7 +97,7 @@ class LocalEngine:
     # -------------------------------------------------------------------------------------------- silver
 
     @contextlib.contextmanager
-    def silver(self, job: SilverJob, on_progress: OnProgress) -> Iterator[LocalBatch]:
+    def silver(self, job: SilverJob, on_progress: OnProgress) -> Iterator[LocalResult]:
         domain, dates = job.reading.domain, list(job.dates)
         importing_it = importing.import_in_background()
         on_progress(f"reading {sum(job.dates.values()):,} records", 5)
@@ -110,7 +110,7 @@ class LocalEngine:
             validation = partitions.validate(job, connection, on_progress)
             names = dict(zip(loaded.numbers(job.files), (file.name for file in job.files), strict=True))
             counts = partitions.judge(job, validation, names, connection)
-            yield LocalBatch(job, validation, counts, connection)
+            yield LocalResult(job, validation, counts, connection)
 
     # -------------------------------------------------------------------------------------------- gold
 
@@ -175,7 +175,7 @@ def _close(kept: list[Loaded]) -> None:
         kept.pop().close()
 
 
-class LocalBatch:
+class LocalResult:
     """Silver partitions on an open connection."""
 
     def __init__(

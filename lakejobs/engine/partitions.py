@@ -75,10 +75,10 @@ def validate(job: SilverJob, engine: Connection, on_progress: OnProgress) -> Val
             f"case when {c} is not null then cast(1 as tinyint) end as {c}" if c in validation.presence_columns else c
             for c in validation.columns
         )
-        for piece in engine.pieces(f"select row_number_, partition_date, {picked} {judged}", job.chunk_rows):
+        for chunk in engine.chunks(f"select row_number_, partition_date, {picked} {judged}", job.chunk_rows):
             on_progress(f"validating row {done + 1:,} of {records:,}", 40 + 15 * done // max(1, records))
-            validation.add_rows(piece.column(0), piece.column(1), piece.select(validation.columns))
-            done += piece.num_rows
+            validation.add_rows(chunk.column(0), chunk.column(1), chunk.select(validation.columns))
+            done += chunk.num_rows
     if (whole := validation.whole_columns) is not None:
         for date in job.dates:
             table = engine.arrow(

@@ -119,7 +119,7 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
 
 
 def _hashed(source: BinaryIO, digest: Any) -> Iterator[bytes]:
-    """A file in pieces. Hashing needs no interpreter, so it goes on while a piece is looked at."""
+    """A file in chunks. Hashing needs no interpreter, so it goes on while a chunk is looked at."""
     with ThreadPoolExecutor(1) as pool:
         hashed: Future[None] | None = None
         while chunk := source.read(CHUNK):

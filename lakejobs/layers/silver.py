@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from lakejobs.engine import CsvFile, Engine, SilverBatch, SilverJob
+from lakejobs.engine import CsvFile, Engine, SilverJob, SilverResult
 from lakejobs.freshness.made_by import SILVER_VERSION
 from lakejobs.freshness.state import DomainState
 from lakejobs.layers import bronze
@@ -38,7 +38,7 @@ class Built:
     withheld: Mapping[dt.date, Sequence[str]] = field(default_factory=dict)
     """Partitions that were made and not published, and why."""
     examples: Mapping[int | str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """See `SilverBatch.examples`."""
+    """See `SilverResult.examples`."""
 
     def __str__(self) -> str:
         """`3 partitions, 12,345 records, 4.1% invalid, 23 duplicates`."""
@@ -62,7 +62,7 @@ def build(
 ) -> Built:
     """Make silver partitions anew from bronze; removes those that no record belongs to any more.
 
-    `chunk_rows`: how many rows are validated in one piece.
+    `chunk_rows`: how many rows are validated at once.
     """
     suite = load_suite(state.reading.domain)
     find_manifests(state, dates, engine, on_progress)
@@ -80,10 +80,10 @@ def build(
             files=[file for file, _ in found],
             chunk_rows=chunk_rows,
         )
-        with engine.silver(job, on_progress) as batch:
-            withheld = batch.validation.withheld()
-            publish(state, [date for date in wanted if date not in withheld], batch, found, on_progress)
-            built = Built(removed, batch.validation, batch.counts, withheld, batch.examples())
+        with engine.silver(job, on_progress) as result:
+            withheld = result.validation.withheld()
+            publish(state, [date for date in wanted if date not in withheld], result, found, on_progress)
+            built = Built(removed, result.validation, result.counts, withheld, result.examples())
     for date in removed:
         state.lake.store.remove(state.lake.silver(state.domain, date))
         state.published(date)
@@ -133,7 +133,7 @@ def find_manifests(state: DomainState, dates: Sequence[dt.date], engine: Engine,
 def publish(
     state: DomainState,
     dates: Sequence[dt.date],
-    batch: SilverBatch,
+    result: SilverResult,
     files: Sequence[tuple[CsvFile, ManifestEntry]],
     on_progress: OnProgress,
 ) -> None:
@@ -144,7 +144,7 @@ def publish(
     store, made_by = state.lake.store, state.made_by
 
     def write(date: dt.date) -> str:
-        path, counts = state.lake.silver(state.domain, date), batch.counts[date]
+        path, counts = state.lake.silver(state.domain, date), result.counts[date]
         made_from = [
             [file.name, entry.bytes, entry.inspection.sha256]
             for file, entry in files
@@ -156,7 +156,7 @@ def publish(
         content = {**known.to_json(), "lineage": {"files": made_from, **made_by.to_json()}}
         store.sweep(path.rpartition("/")[0])
         with store.publish(path) as temporary:
-            written = batch.write(date, temporary, footer.footer_text(content))
+            written = result.write(date, temporary, footer.footer_text(content))
             if written != counts.rows:
                 raise LakeError(
                     f"{state.lake.location(path)}: {counts.rows:,} rows were to be written, but {written:,} were; "

@@ -1,6 +1,6 @@
 """Staging: generated CSV files, as a shop's systems would deliver them, with dirt at known rates.
 
-The same batch gives the same file. Rows are drawn in pieces, each from a seed of its own, so memory stays flat and a
+The same batch gives the same file. Rows are drawn in chunks, each from a seed of its own, so memory stays flat and a
 batch of a million rows begins with the rows of a batch of a hundred thousand.
 """
 
@@ -18,7 +18,7 @@ from lakejobs.model import Domain
 if TYPE_CHECKING:
     import numpy as np
 
-PIECE = 50_000
+CHUNK = 50_000
 REPEATED = 0.05
 """Share of batches that end with a row that was there already."""
 LATE = 0.05
@@ -44,9 +44,9 @@ def write_batch(
     first: list[str] = []
     writer = csv.writer(handle, lineterminator="\n")
     writer.writerow(domain.columns)
-    for start in range(0, rows, PIECE):
+    for start in range(0, rows, CHUNK):
         drawn(start)
-        count = min(PIECE, rows - start)
+        count = min(CHUNK, rows - start)
         columns = domain.fake(np.random.default_rng([*seed, start]), batch, start, count)
         if late is not None and start <= late < start + count:
             _make_late(columns[domain.event_time], late - start, days_late)

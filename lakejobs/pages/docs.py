@@ -1,7 +1,7 @@
-"""Data Docs: what Great Expectations found in a batch, kept as JSON and as a page that opens without a network.
+"""Data Docs: what Great Expectations found in some partitions, kept as JSON and as a page that opens without a network.
 
 Great Expectations renders the rules and their outcomes; the page around them is ours, because its own loads styles,
-scripts and pictures from the internet. One result and one page a domain and batch; the oldest go when there are more
+scripts and pictures from the internet. One result and one page a validation; the oldest go when there are more
 than `[lake] keep_validations`.
 """
 
@@ -44,7 +44,7 @@ def keep(
     withheld: Mapping[dt.date, Sequence[str]],
     examples: Mapping[int | str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """Store the result of a batch, render its page and the index. Returns the path of the page.
+    """Store the result of a validation, render its page and the index. Returns the path of the page.
 
     `counts`: the fates of the records by event date. `withheld`: partitions that were not published, and why.
     `examples`: rows that failed a rule, by the rule's position, and rows that reading found wrong, by code.
@@ -52,7 +52,7 @@ def keep(
     domain = validation.suite.domain
     now = dt.datetime.now(dt.UTC)
     dates = sorted(counts)
-    batch = {
+    summary = {
         "domain": domain,
         "dates": [date.isoformat() for date in dates],
         "span": span(dates),
@@ -62,8 +62,8 @@ def keep(
         "rules": [_summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules],
         "reading": reading_codes(counts, examples),
     }
-    run_id = {"run_name": f"{domain} {batch['span']}", "run_time": now.isoformat()}
-    result = validation.result({"run_id": run_id, "lakejobs": batch})
+    run_id = {"run_name": f"{domain} {summary['span']}", "run_time": now.isoformat()}
+    result = validation.result({"run_id": run_id, "lakejobs": summary})
     pages = f"{lake.data_docs}/validations/{domain}"
     lake.store.sweep(lake.validations(domain))
     lake.store.sweep(pages)
@@ -71,7 +71,7 @@ def keep(
     name = snapshot_name(domain, f"{stamps[-1]}.parquet" if stamps else None, now).removesuffix(".parquet")
     documents.write_json(lake.store, f"{lake.validations(domain)}/{name}.json", result.to_json_dict())
     page = f"{pages}/{name}.html"
-    documents.write_text(lake.store, page, render_page(result, batch))
+    documents.write_text(lake.store, page, render_page(result, summary))
     prune(lake, domain)
     # Runs of other domains write the index too: the last one has to have seen what the others kept.
     with lake.lock("data_docs"):
@@ -126,7 +126,7 @@ def reading_codes(
     ]
 
 
-def render_page(result: Any, batch: Mapping[str, Any]) -> str:
+def render_page(result: Any, summary: Mapping[str, Any]) -> str:
     """The page of one validation, rendered by Great Expectations within our frame."""
     from great_expectations.render.renderer import ValidationResultsPageRenderer
 
@@ -135,43 +135,43 @@ def render_page(result: Any, batch: Mapping[str, Any]) -> str:
     document = ValidationResultsPageRenderer().render(result)
     # Its overview repeats what our head of the page says, and links to a page that there is not.
     document.sections = document.sections[1:]
-    page: str = _view().render(document, template="validation.j2", batch=batch, style=style())
+    page: str = _view().render(document, template="validation.j2", summary=summary, style=style())
     return page
 
 
 def render_index(lake: Lake, changed: str | None = None) -> str:
     """The site's first page: every kept validation, the newest first. `changed`: the domain whose lock is held."""
-    batches = [batch for domain in domains() for batch in kept(lake, domain, remember=domain == changed)]
-    batches.sort(key=lambda batch: str(batch["validated_at"]), reverse=True)
-    return environment().get_template("docs_index.html").render(batches=batches, style=style())
+    summaries = [summary for domain in domains() for summary in kept(lake, domain, remember=domain == changed)]
+    summaries.sort(key=lambda summary: str(summary["validated_at"]), reverse=True)
+    return environment().get_template("docs_index.html").render(summaries=summaries, style=style())
 
 
 def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, Any]]:
     """What the index shows of each validation kept of a domain, the oldest first.
 
-    Remembered in a file, so that a batch costs the same however many are kept; only new results are opened.
+    Remembered in a file, so that a validation costs the same however many are kept; only new results are opened.
     """
     cache = f"{lake.validations(domain)}/_index.json"
-    known = (documents.read_json(lake.store, cache) or {}).get("batches", {})
-    batches = {}
+    known = (documents.read_json(lake.store, cache) or {}).get("summaries", {})
+    summaries = {}
     for file in _results(lake, domain):
         name, path = file.name.removesuffix(".json"), f"{lake.validations(domain)}/{file.name}"
         # What an earlier version remembered says less.
         if name in known and known[name].get("version") == file.version and "withheld" in known[name]:
-            batches[name] = known[name]
+            summaries[name] = known[name]
         elif content := documents.read_json(lake.store, path):
-            batch = content["meta"]["lakejobs"]
-            batches[name] = {
-                **{key: batch[key] for key in ("domain", "span", "validated_at", "totals")},
-                "withheld": list(batch.get("withheld") or ()),
+            summary = content["meta"]["lakejobs"]
+            summaries[name] = {
+                **{key: summary[key] for key in ("domain", "span", "validated_at", "totals")},
+                "withheld": list(summary.get("withheld") or ()),
                 "failed": [
                     {"code": rule["code"], "unexpected": rule["unexpected"], "row_level": rule["row_level"]}
-                    for rule in batch["rules"]
+                    for rule in summary["rules"]
                     if not rule["success"]
                 ]
                 + [
                     {"code": code["code"], "unexpected": code["unexpected"], "row_level": True}
-                    for code in batch.get("reading", ())
+                    for code in summary.get("reading", ())
                 ],
                 "page": f"validations/{domain}/{name}.html",
                 "version": file.version,
@@ -179,8 +179,8 @@ def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, A
         elif lake.store.stat(path):
             log.warning("%s is damaged: it is left out of the Data Docs; remove it", lake.location(path))
     if remember:
-        documents.write_json(lake.store, cache, {"batches": batches}, durable=False)
-    return list(batches.values())
+        documents.write_json(lake.store, cache, {"summaries": summaries}, durable=False)
+    return list(summaries.values())
 
 
 def newest_page(lake: Lake, domain: str) -> str | None:

@@ -22,10 +22,10 @@ from lakejobs.messages import LakeError, counted, few
 from lakejobs.model import GoldFooter, Landing, digest
 from lakejobs.pages import docs
 from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
-from lakejobs.project import domains
+from lakejobs.project import broken_domains, domains
 from lakejobs.quality import suite
 from lakejobs.storage import documents
-from lakejobs.tables import Chart, Table, domains_of, tables
+from lakejobs.tables import Chart, Table, broken_tables, domains_of, tables
 
 MOST_GROUPS = 12
 NOT_GIVEN = "(not given)"
@@ -64,6 +64,8 @@ def is_of_now(run: Run) -> bool:
 def look(run: Run) -> dict[str, DomainState | LakeError]:
     """The state of every domain, or why it cannot be told."""
     states: dict[str, DomainState | LakeError] = {}
+    for domain, reason in broken_domains().items():
+        states[domain] = LakeError(reason)
     for domain in domains():
         try:
             states[domain] = run.state(domain)
@@ -119,7 +121,7 @@ def _looks() -> str:
     """Changes with the page's template, its style, and what it charts."""
     folder = importlib.resources.files("lakejobs.pages").joinpath("templates")
     shown = [folder.joinpath(name).read_text("utf-8") for name in ("report.html", "style.css")]
-    return digest([*shown, repr([table.charts for table in tables().values()])])
+    return digest([*shown, catalogue(), [repr(table.charts) for table in tables().values()], dict(broken_tables())])
 
 
 def _lineage_of_page(run: Run) -> str | None:
@@ -145,6 +147,8 @@ def render(
         visualiser=visualiser,
         domains=[domain_facts(run, domain, state) for domain, state in states.items()],
         rules=failing_rules(known.values()),
+        catalogue=catalogue(),
+        broken_tables=broken_tables(),
         gold=sorted(tables_known, key=lambda facts: str(facts["name"])),
         charts=[
             drawn
@@ -196,6 +200,35 @@ def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[
     }  # fmt: skip
 
 
+def catalogue() -> list[dict[str, Any]]:
+    """What there is: domains and gold tables, in the words of those who declared them."""
+    declared = [
+        {
+            "name": domain.name,
+            "kind": "domain",
+            "grain": f"{', '.join(domain.keys)}, and the UTC day of {domain.event_time}",
+            "description": domain.description,
+            "columns": [
+                {"name": name, "type": str(column), "description": column.description}
+                for name in domain.columns
+                for column in [domain.column(name)]
+            ],
+        }
+        for domain in domains().values()
+    ]
+    made = [
+        {
+            "name": table.name,
+            "kind": "gold table",
+            "grain": ", ".join(table.grain),
+            "description": table.description,
+            "sources": [f"{one.name}{' (all days)' if one.all_days else ''}" for one in table.sources],
+        }
+        for table in sorted(tables().values(), key=lambda table: table.name)
+    ]
+    return [*declared, *made]
+
+
 def _domain_charts(by_day: Mapping[dt.date, Mapping[str, float]]) -> list[dict[str, Any]]:
     if not by_day:
         return []
@@ -218,6 +251,8 @@ def _by_period(
 
 def _reason(domain: str) -> str | None:
     """Why a domain is behind, where its rules are to blame; the log of the run has every other reason."""
+    if domain not in domains():
+        return None
     try:
         suite.load_suite(domains()[domain])
     except LakeError as error:

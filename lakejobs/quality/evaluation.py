@@ -4,7 +4,7 @@ It evaluates the rules of a suite on frames of the
 columns that rules name; the rows an expectation finds unexpected get its `meta.code`.
 
 Two kinds of expectations are told apart. Row-local ones judge a row by itself (not null, in a set, between, …) and
-may see a partition in pieces. All others (uniqueness, row counts, means, …) get the partition as a whole, as pandas
+may see a partition in chunks. All others (uniqueness, row counts, means, …) get the partition as a whole, as pandas
 reads it from silver's file, so their verdict is plain Great Expectations'. Where a partition is too small or too empty
 to judge (one row has no z-score, NULLs have no outliers), Great Expectations finds nothing unexpected, and so do we.
 
@@ -50,7 +50,7 @@ ONLY_SQL = re.compile("No provider found for .* using Pandas|does not currently 
 
 
 class Validation:
-    """What the rules of a suite say of the rows of one batch, gathered piece by piece."""
+    """What the rules of a suite say of the rows of some partitions, gathered chunk by chunk."""
 
     def __init__(self, suite: Suite, domain: Domain) -> None:
         import_great_expectations()
@@ -220,7 +220,7 @@ class Validation:
         return dict(sorted(reasons.items()))
 
     def result(self, meta: Mapping[str, Any]) -> Any:
-        """Great Expectations' own result object, with the counts of all pieces added up, small enough to be kept."""
+        """Great Expectations' own result object, with the counts of all chunks added up, small enough to be kept."""
         import great_expectations
         from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
@@ -251,7 +251,7 @@ class Validation:
 
 
 class Outcome:
-    """One rule's outcome over all the pieces of a batch."""
+    """One rule's outcome over all the chunks."""
 
     def __init__(self, rule: Rule, row_level: bool) -> None:
         self.rule = rule
@@ -265,7 +265,7 @@ class Outcome:
         self._shares: dict[dt.date, list[int]] = {}  # date → rows judged, and those of them that failed
 
     def add(self, result: Any) -> None:
-        """Count what was found in a piece."""
+        """Count what was found in a chunk."""
         content = result.result
         if self.row_level:
             self.elements += content["element_count"]
@@ -287,7 +287,7 @@ class Outcome:
             self._failed_tables[date] = f"observed {_observed(content)}"
 
     def add_dates(self, dates: pa.ChunkedArray[Any], judged: np.ndarray, unexpected: np.ndarray) -> None:
-        """Count rows of a piece by their date: `judged` and `unexpected` are their places in it."""
+        """Count rows of a chunk by their date: `judged` and `unexpected` are their places in it."""
         import numpy as np
 
         coded = dates.combine_chunks().dictionary_encode()
