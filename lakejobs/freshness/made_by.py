@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,11 +46,11 @@ class MadeBy:
         rules, warnings = suite.rule_hashes(reading.domain)
         return cls(rules, warnings, sql.hashes(reading), reading.settings)
 
-    @property
+    @functools.cached_property
     def rules_hash(self) -> str:
         return digest([SILVER_VERSION, list(self.rules.items()), list(self.sql.items())])
 
-    @property
+    @functools.cached_property
     def warnings_hash(self) -> str:
         return digest(list(self.warnings.items()))
 
