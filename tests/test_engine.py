@@ -32,6 +32,7 @@ from lakejobs.engine.local import LocalEngine
 from lakejobs.messages import LakeError
 from lakejobs.quality.suite import load_suite
 from lakejobs.storage import footer
+from lakejobs.storage.local import LocalStore
 
 SALES = DOMAINS["sales"]
 READING = Reading(SALES, dt.date(1970, 1, 1))
@@ -45,8 +46,8 @@ def engine(tmp_path: Path) -> Engine:
     return LocalEngine(lambda name: scratch, "1GB", opened)
 
 
-def opened(path: str) -> BinaryIO:
-    return Path(path).open("rb")
+def opened(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    return LocalStore(os.path.dirname(path)).reading(os.path.basename(path))
 
 
 @pytest.fixture
@@ -92,9 +93,8 @@ def made(engine: Engine, files: list[CsvFile], suite, directory: Path) -> dict[s
             DAYS[1]: (2, 1, 1, 0),
         }
         assert result.validation.withheld() == {}
-        assert {row["key"] for examples in result.examples().values() for row in examples} == {"s1", "s2", None}, (
-            "s1 was corrected"
-        )
+        shown = {row["key"] for examples in result.examples().values() for row in examples}
+        assert shown == {"s1", "s2", None}, "s1 was corrected"
         for day in DAYS:
             path = str(directory / f"{day}.parquet")
             assert result.write(day, path, footer.footer_text({"day": str(day)})) == result.counts[day].rows

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import json
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import HEADERS, LakeUnderTest, sale
+from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, sale
 
-from lakejobs.engine import sql
+from lakejobs.engine import Reading, sql
 from lakejobs.freshness import facts, made_by, state, tables
 from lakejobs.freshness.runs import Run
 from lakejobs.layers import gold, silver
@@ -115,6 +117,16 @@ def be_version(monkeypatch, layer: str, version: int) -> None:
     for module in (made_by, facts, state, tables, silver, gold):
         if hasattr(module, layer):
             monkeypatch.setattr(module, layer, version)
+
+
+@pytest.mark.parametrize("changed", [{"earliest_date": dt.date(2000, 1, 1)}, {"timestamp_formats": ("%Y",)}])
+def test_every_setting_that_is_noted_as_deciding_rows_does(changed, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    reading = Reading(DOMAINS["sales"], dt.date(1970, 1, 1))
+    other = dataclasses.replace(reading, **changed)
+    assert {name for name in reading.settings if reading.settings[name] != other.settings[name]} == {*changed}
+    assert made_by.MadeBy.of(reading).rules_hash != made_by.MadeBy.of(other).rules_hash
+    assert {field.name for field in dataclasses.fields(Reading)} - {"domain"} == {*reading.settings}
 
 
 def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch, caplog):
