@@ -222,9 +222,9 @@ def copy(source: BinaryIO, path: str) -> None:
     with open(path, "wb") as target:
         if sys.platform == "linux" and hasattr(source, "fileno"):
             try:
-                copied = 0
-                while sent := os.sendfile(target.fileno(), source.fileno(), copied, COPIED_AT_ONCE):
-                    copied += sent
+                os.lseek(source.fileno(), 0, os.SEEK_SET)
+                while os.sendfile(target.fileno(), source.fileno(), None, COPIED_AT_ONCE):
+                    pass
                 return
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not on this file system
