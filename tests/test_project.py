@@ -142,10 +142,10 @@ def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
         ("import nothing_such\n", "domains/broken.py, line 1: ModuleNotFoundError: No module named 'nothing_such'"),
         ("import _helper\n", "domains/_helper.py, line 1: NameError: name 'x' is not defined"),
         ("raise SystemExit(0)\n", "domains/broken.py, line 1: SystemExit: 0"),
-        ("DOMAIN = 3\n", "domains/broken.py: DOMAIN is a int, and no lakejobs.model.Domain"),
+        ("DOMAIN = 3\n", "domains/broken.py: expected DOMAIN to be a lakejobs.model.Domain, got int"),
         (
             ORDERS.replace('"line": "integer"', '"line": "whole"'),
-            "domains/broken.py, line 3: domain orders, column line: 'whole' is not a type; there are text, integer",
+            "domains/broken.py, line 3: domain orders, column line: unknown type 'whole'; expected one of text,",
         ),
         (ORDERS.replace('    event_time="timestamp",\n', ""), "domains/broken.py, line 3: TypeError"),
         (ORDERS, "domains/broken.py and domains/orders.py both define the domain orders; rename one of them"),
@@ -198,7 +198,7 @@ def test_where_every_module_is_broken_a_run_says_so(shop):
     done = shop.command("GoldAll")
     assert done.returncode == 30, done.stderr
     assert "domains/orders.py, line 1: NameError: name 'nothing' is not defined" in done.stderr
-    assert "gold/orders_by_day.sql: its source orders is neither a domain nor a gold table that works" in done.stderr
+    assert "gold/orders_by_day.sql: its source orders is neither a domain nor a working gold table" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -211,7 +211,7 @@ def test_where_every_module_is_broken_a_run_says_so(shop):
         ),
         (["--lake-domains", "nowhere"], "[lake] domains names nowhere, which is neither a directory in "),
         (["--lake-domains", "no.where"], "[lake] domains names no.where, which is neither a directory in "),
-        (["--lake-domains", ","], "[lake] domains names nothing"),
+        (["--lake-domains", ","], "[lake] domains is empty"),
         (["--lake-tables", "json.tool"], "[lake] tables names json.tool, which is a module"),
     ],
 )
@@ -233,7 +233,7 @@ def test_two_tables_of_a_name_are_named_with_both_files(shop, set_lake):
     shop.write("more/orders_by_day.sql", BY_DAY)
     set_lake(tables="gold, more")
     assert broken_tables() == {
-        "orders_by_day": "gold/orders_by_day.sql and more/orders_by_day.sql are both the gold table orders_by_day; "
+        "orders_by_day": "gold/orders_by_day.sql and more/orders_by_day.sql both define the gold table orders_by_day; "
         "rename one of them"
     }
 
