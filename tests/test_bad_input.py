@@ -263,8 +263,8 @@ def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, mon
     monkeypatch.setattr("sys.argv", ["summary"])
     summary.main()
     shown = capsys.readouterr().out
-    assert "local_output/sales/link.csv (no ordinary file) was left alone" in shown
-    assert "local_output/sales/notes.txt (no .csv) was left alone" in shown
+    assert "local_output/sales/link.csv (no ordinary file) was ignored" in shown
+    assert "local_output/sales/notes.txt (no .csv) was ignored" in shown
 
 
 @pytest.mark.parametrize("same_date", [False, True])

@@ -673,7 +673,7 @@ def test_a_new_project_is_made_where_nothing_is(lakejobs, tmp_path):
     for directory in ("empty", "new", "deep/new"):
         done = lakejobs("init", directory)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"{directory} holds a project that runs")
+        assert done.stdout.startswith(f"Created a project in {directory}.")
         there = tmp_path / directory
         made = {str(path.relative_to(there)) for path in there.glob("**/*") if path.is_file()}
         assert made == {
@@ -718,16 +718,16 @@ def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
         (("lines: 1, amount: 1.1", "amount: 1.1"), None),
         (("1.10}", "'1.10'}"), None),
         (("10:00:00,", "23:30:00-01:00,"), "2026-11-02"),
-        (("lines: 1", "lines: 2"), "expected, but not there:"),
+        (("lines: 1", "lines: 2"), "expected, but missing:"),
         (("lines: 1", "lines: 1.5"), "2026-11-01  1.5"),
         (("lines: 1", "linse: 1"), "orders_by_day has no column linse; it has date, lines, amount"),
         (("amount: 1.10", "amuont: 1.10"), "given orders, row 1: orders has no column amuont; it has order_id, line"),
         (("amount: 1.10", "amount: much"), "given orders, row 1: Conversion Error: Could not convert string \"much\""),
         (("    orders:", "    sales:"), "orders_by_day does not read sales; it reads orders"),
-        (("  given:", "  gives:"), "case 1: a case has name, given and expect, and nothing else"),
-        (("- {date", "{date"), "gold/orders_by_day.test.yaml, case 'one': expect has to be a list of rows"),
+        (("  given:", "  gives:"), "case 1: a case needs name, given and expect, and nothing else"),
+        (("- {date", "{date"), "gold/orders_by_day.test.yaml, case 'one': expect must be a list of rows"),
         (("- {date", "- [date"), "gold/orders_by_day.test.yaml, line 6: "),
-        ((CASE, "one: two"), "gold/orders_by_day.test.yaml: it has to be a list of cases"),
+        ((CASE, "one: two"), "gold/orders_by_day.test.yaml: expected a list of cases"),
     ],
 )  # fmt: skip
 def test_an_example_that_does_not_hold_says_why(shop, change, message):

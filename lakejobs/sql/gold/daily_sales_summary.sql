@@ -4,7 +4,7 @@
 -- total_revenue counts every valid sale; refunded_amount is the part whose status is refunded or cancelled, and
 -- net_revenue the rest. Amounts keep their reported sign: if a source books returns as negative lines, total_revenue is
 -- already reduced by them.
--- chart: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the currency of the source.
+-- chart: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the source's currency.
 select
     cast(timestamp as date) as date,
     cast(round(sum(cast(total_amount as decimal(21, 6))), 2) as double) as total_revenue,
