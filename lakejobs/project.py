@@ -143,7 +143,7 @@ def load_domains(setting: str, working_directory: str) -> Domains:
             found[domain.name] = domain
             if place.package == SHIPPED:
                 shipped.add(domain.name)
-    # If two modules share a domain's name and one is broken, which of them is meant is unclear: neither is used.
+    # If two modules claim the same domain and one is broken, use neither: it is unclear which is meant.
     return Domains({name: found[name] for name in found if name not in broken}, broken, frozenset(shipped))
 
 

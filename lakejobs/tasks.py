@@ -108,7 +108,7 @@ class Bronze(LakeTask):
         return [BronzeTarget(self.domain, date) for date in self.dates]
 
     def complete(self) -> bool:
-        """As all of its targets, which would look at the lake for each of them."""
+        """Whether all targets exist, without looking at the lake once per target."""
         return not runs.state(self.domain).stale & set(self.dates)
 
     def run(self) -> None:
@@ -166,7 +166,7 @@ class Silver(LakeTask):
         return [SilverTarget(self.domain, date) for date in self.dates]
 
     def complete(self) -> bool:
-        """As all of its targets, which would look at the lake for each of them."""
+        """Whether all targets exist, without looking at the lake once per target."""
         state = runs.state(self.domain)
         return not state.stale_landings() and all(state.is_fresh(date) for date in self.dates)
 
