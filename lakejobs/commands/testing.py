@@ -69,7 +69,10 @@ class Case:
 @click.command()
 @click.argument("tables", metavar="[TABLE]...", nargs=-1)
 def test(tables: tuple[str, ...]) -> None:
-    """Run the examples of gold tables, TABLE.test.yaml beside their SQL: of all tables, or the given ones."""
+    """Run the examples of gold tables.
+
+    They are in TABLE.test.yaml beside each table's SQL. Without TABLE, runs the examples of all tables.
+    """
     from lakejobs import project
     from lakejobs.tables import broken_tables
 
