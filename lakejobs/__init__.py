@@ -1,4 +1,4 @@
-"""lakejobs: a medallion lake as a Luigi pipeline. This module is what `luigi --module lakejobs` loads."""
+"""lakejobs: a medallion lake as a Luigi pipeline. `luigi --module lakejobs` loads this module."""
 
 from lakejobs import config, console
 
@@ -18,7 +18,7 @@ __all__ = [
 config.apply_defaults()
 console.install(__all__)
 
-from lakejobs.tasks import (  # noqa: E402 - after Luigi has its settings
+from lakejobs.tasks import (  # noqa: E402 - only once Luigi has its settings
     Bronze,
     BronzeAll,
     Generate,

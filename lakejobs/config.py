@@ -1,6 +1,6 @@
-"""The one configuration section, `[lake]`, and the Luigi settings the lake cannot do without.
+"""The one configuration section, `[lake]`, and the Luigi settings the lake depends on.
 
-Each value can be set in `luigi.cfg` or on the command line: `[lake] root=…` is `--lake-root …`.
+Set values in `luigi.cfg` or on the command line: `[lake] root=…` is `--lake-root …`.
 """
 
 from __future__ import annotations
@@ -15,50 +15,50 @@ import luigi
 from lakejobs.messages import LakeError
 
 TIMESTAMP_FORMAT = re.compile(r"(?:[^%]|%%|%-?[aAbBdfgHIjmMpSuUwWyYzZ])+")
-"""What `strptime` knows in engines and in Python."""
+"""The directives that `strptime` supports both in the engines and in Python."""
 
 
 class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section after its class
-    """Where the lake is and how it behaves. Relative paths are relative to the working directory."""
+    """Where the lake is and how it behaves. Relative paths start at the working directory."""
 
     root = luigi.Parameter(default="datalake", description="Directory of the lake.")
-    staging = luigi.Parameter(default="local_output", description="Directory staged CSV files arrive in.")
+    staging = luigi.Parameter(default="local_output", description="Directory where CSV files are staged.")
     expectations = luigi.Parameter(
         default="expectations",
-        description="Directory of the expectation suites; a domain that comes with lakejobs has one with it.",
+        description="Directory of the expectation suites. The domains that come with lakejobs bring their own.",
     )
     domains = luigi.Parameter(
         default="lakejobs.domains",
-        description="Where the domains are: directories or importable packages, separated by commas.",
+        description="Comma-separated directories or importable packages that hold the domains.",
     )
     tables = luigi.Parameter(
         default="lakejobs.sql.gold",
-        description="Where the gold tables are: directories or importable packages, separated by commas.",
+        description="Comma-separated directories or importable packages that hold the gold tables.",
     )
     earliest_date = luigi.DateParameter(
-        default=dt.date(1970, 1, 1), description="An event before this day has no usable timestamp."
+        default=dt.date(1970, 1, 1), description="Timestamps before this day count as unusable."
     )
     timestamp_formats: Any = luigi.DictParameter(
-        default={}, description='More timestamp formats by domain, tried in order: {"sales": ["%m/%d/%Y"]}.'
+        default={}, description='Additional timestamp formats by domain, tried in order: {"sales": ["%m/%d/%Y"]}.'
     )
-    keep_snapshots = luigi.IntParameter(default=10, description="Snapshots kept of each gold table.")
+    keep_snapshots = luigi.IntParameter(default=10, description="Old snapshots to keep of each gold table.")
     keep_validations = luigi.IntParameter(
-        default=200, description="Validation results and Data Docs pages kept of each domain."
+        default=200, description="Validation results and Data Docs pages to keep of each domain."
     )
     docs_url = luigi.Parameter(
         default="http://127.0.0.1:8083",
-        description="Where scripts/docs serves the lake's pages; links lead to the files themselves where empty.",
+        description="Where scripts/docs serves the lake's pages. If empty, links lead to the files themselves.",
     )
     memory_limit = luigi.Parameter(
-        default="50%", description="What the engine may use, e.g. 4GB or 50%; Python needs some besides."
+        default="50%", description="Memory the engine may use, e.g. 4GB or 50%. Python needs some on top."
     )
     rejected = luigi.ChoiceParameter(
-        default="warn", choices=("warn", "fail"), description="Whether a rejected file makes a run fail."
+        default="warn", choices=("warn", "fail"), description="Whether a run with a rejected file warns or fails."
     )
     lock_timeout = luigi.IntParameter(
-        default=3600, description="Seconds to wait for another run that is writing to the same domain."
+        default=3600, description="Seconds to wait while another run writes to the same domain."
     )
-    chunk_rows = luigi.IntParameter(default=500_000, description="Rows validated at once.")
+    chunk_rows = luigi.IntParameter(default=500_000, description="Rows to validate at once.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,19 +67,19 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         for domain, formats in self.timestamp_formats.items():
             if not isinstance(formats, list | tuple) or not all(isinstance(form, str) for form in formats):
                 raise LakeError(
-                    f'[lake] timestamp_formats: of {domain} a list of formats is wanted: {{"{domain}": ["%m/%d/%Y"]}}'
+                    f'[lake] timestamp_formats: expected a list of formats for {domain}: {{"{domain}": ["%m/%d/%Y"]}}'
                 )
             for form in formats:
                 if not TIMESTAMP_FORMAT.fullmatch(form):
                     raise LakeError(
-                        f"[lake] timestamp_formats: {form!r} of {domain} is no format such as %m/%d/%Y %H:%M"
+                        f"[lake] timestamp_formats: expected a format such as %m/%d/%Y %H:%M for {domain}, got {form!r}"
                     )
 
 
-# Without these a failed task exits 0, a missing luigid is waited for for a minute, and two runs at once are
-# refused although the lake has locks of its own. They hold wherever the command is started from; a luigi.cfg wins.
-# The checks of [worker] compare a task with a lake that other runs may have moved on since: a task records
-# what it read, and the next run repairs what is stale.
+# Without these settings a failed task exits 0, a run waits a minute for a missing luigid, and Luigi refuses two runs
+# at once although the lake has its own locks. They apply in every working directory; a luigi.cfg overrides them.
+# [worker] check_unfulfilled_deps is off because other runs may change the lake after a task was checked: a task
+# records what it read, and the next run rebuilds what is stale.
 DEFAULTS = {
     "retcode": {
         "already_running": "10",
@@ -101,8 +101,8 @@ DEFAULTS = {
 
 
 def apply_defaults() -> None:
-    """Give Luigi the settings above where no configuration file has set them."""
-    # Luigi reads some settings of [core] past its own parameters, and then warns that nobody does.
+    """Give Luigi the settings above, unless a configuration file sets them."""
+    # Luigi reads some [core] settings outside its own parameters, and then warns that they are unused.
     warnings.filterwarnings("ignore", message=".*not consumed by the task 'core'", category=UserWarning)
     settings = luigi.configuration.get_config()
     for section, options in DEFAULTS.items():

@@ -1,4 +1,4 @@
-"""What a person reads in the terminal: plain messages instead of tracebacks and scheduler chatter."""
+"""Terminal output: plain messages instead of tracebacks and scheduler chatter."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 LUIGID_HELP = (
     "no luigid answers at {url}. Start one (scripts/luigid, or: luigid --background --address 127.0.0.1 "
-    "--pidfile .luigid/pid --logdir .luigid), or add --local-scheduler to run without one."
+    "--pidfile .luigid/pid --logdir .luigid), or pass --local-scheduler to run without it."
 )
 
-INTERRUPTED = "Interrupted; what was published stays, run again to go on."
+INTERRUPTED = "Interrupted. Everything published so far is kept; run again to continue."
 INTERRUPTED_CODE = 130
-"""What a shell reports of a command that Ctrl-C ended."""
+"""The exit code shells report for a command ended by Ctrl-C."""
 
 UNREADABLE_SETTING = re.compile(r"(?:ValueError: |^)(\w+)\[.*\]: Error when parsing the default value of '(\w+)'")
-"""How Luigi says that the value of a setting cannot be read; its cause says why."""
+"""How Luigi reports a setting that it cannot parse; the error's cause says why."""
 
-# Luigi says these once per task at INFO; for a backfill of a year that is a wall of text.
+# Luigi logs these once per task at INFO: a wall of text when a run backfills a year.
 CHATTER = (
     "Informed scheduler that",
     "[pid %s] Worker",
@@ -44,8 +44,8 @@ CHATTER = (
 class PlainMessages(logging.Filter):
     """Cuts Luigi's log down to what helps.
 
-    An exception that is a person's to mend is shown as its message, once and without a traceback; every other
-    exception keeps its traceback. Per-task scheduling notes are dropped below WARNING.
+    An error that the user can fix appears once, as its message without a traceback. Every other exception keeps its
+    traceback. Per-task scheduling notes below WARNING are dropped.
     """
 
     def __init__(self) -> None:
@@ -59,13 +59,13 @@ class PlainMessages(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         message = plain_message(error)
         if message is None and "LakeError: " in template:
-            # Raised while tasks were scheduled: Luigi has made text of the traceback already.
+            # Raised while tasks were scheduled: Luigi has already formatted the traceback as text.
             message = template.rpartition("LakeError: ")[2].strip()
         if message is None and (setting := UNREADABLE_SETTING.search(template)):
             cause = template.partition("\n\nThe above exception")[0].rpartition("Error: ")[2]
             message = unreadable(setting, cause)
         if message is None:
-            # The scheduler that cannot be pinged is the one that does not answer.
+            # Once the log says that luigid does not answer, failed pings add nothing.
             return not (self._shown and template == "Failed pinging scheduler")
         task = (
             f"{record.args[-1]}: " if " failed " in template and isinstance(record.args, tuple) and record.args else ""
@@ -77,19 +77,19 @@ class PlainMessages(logging.Filter):
 
 
 def plain_message(error: BaseException | None) -> str | None:
-    """The text to show instead of a traceback, or None where the traceback is what helps."""
+    """The text to show instead of a traceback, or None if the traceback is more helpful."""
     if error is None:
         return None
     if isinstance(error, LakeError):
         return str(error)
-    # Luigi's own errors are told by name: to import them here would be to load half of Luigi first.
+    # Luigi's own errors are matched by name: importing their classes would load half of Luigi first.
     kind = f"{type(error).__module__}.{type(error).__name__}"
     if kind == "luigi.rpc.RPCError":
         return LUIGID_HELP.format(url=str(error).rpartition(" ")[2].strip("'"))
     if kind == "luigi.parameter.MissingParameterException":
         task = str(error).partition("[")[0]
         parameter = str(error).rpartition("the '")[2].partition("'")[0]
-        return f"{task} needs its parameter {parameter}: --{task}-{parameter.replace('_', '-')} VALUE"
+        return f"{task} is missing its parameter {parameter}: add --{task}-{parameter.replace('_', '-')} VALUE"
     if kind == "luigi.task_register.TaskClassNotFoundException":
         return no_such_task(str(error).removeprefix("No task ").partition(". ")[0])
     message = _unreadable_value(error) if isinstance(error, ValueError) else None
@@ -97,26 +97,26 @@ def plain_message(error: BaseException | None) -> str | None:
 
 
 def no_such_task(name: str) -> str:
-    """Names the tasks that a person may have meant, and all there are."""
+    """The message for an unknown task: similar names, then all tasks."""
     lowered = {task.lower(): task for task in _tasks}
     close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered)]
-    meant = f"did you mean {' or '.join(close)}? There" if close else "there"
-    return f"there is no task {name!r}; {meant} are {', '.join(_tasks)}"
+    hint = f"did you mean {' or '.join(close)}? Expected" if close else "expected"
+    return f"unknown task {name!r}; {hint} one of {', '.join(_tasks)}"
 
 
 def unreadable(setting: re.Match[str], cause: str) -> str:
-    return f"[{setting[1]}] {setting[2]} is not understood: {cause.strip()}"
+    return f"[{setting[1]}] {setting[2]} cannot be read: {cause.strip()}"
 
 
 def _unreadable_value(error: ValueError) -> str | None:
     if setting := UNREADABLE_SETTING.search(str(error)):
         return unreadable(setting, str(error.__cause__))
     option = _option_being_read(error.__traceback__)
-    return f"{option} is not understood: {error}" if option else None
+    return f"{option} cannot be read: {error}" if option else None
 
 
 def _option_being_read(traceback: TracebackType | None) -> str | None:
-    """The option of a task, with its value, that Luigi was reading from the command line when an error arose."""
+    """The task option, with its value, that Luigi was parsing when the error occurred; None if it was parsing none."""
     while traceback:
         frame = traceback.tb_frame
         if frame.f_code.co_name == "_get_task_kwargs" and frame.f_globals["__name__"] == "luigi.cmdline_parser":
@@ -126,10 +126,9 @@ def _option_being_read(traceback: TracebackType | None) -> str | None:
 
 
 class TaskContext:
-    """What Luigi runs every task in, by its setting `task_process_context`.
+    """The context Luigi runs every task in (`[worker] task_process_context`).
 
-    Ctrl-C reaches a run and all of its worker processes at once; these end in silence, because it is for the run to
-    speak.
+    Ctrl-C reaches a run and its worker processes at the same time. The workers exit silently; only the run reports it.
     """
 
     def __init__(self, process: Any) -> None: ...
@@ -141,10 +140,10 @@ class TaskContext:
 
 
 def show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """In place of `sys.excepthook`: a sentence where one helps more than a traceback."""
+    """Replacement for `sys.excepthook`: prints a plain message if there is one, else the traceback."""
     if kind is KeyboardInterrupt:
         progress.end()
-        # What was at work when it came is let go of, or the libraries whose it is complain after the last word.
+        # Release what the interrupted frames hold, or the libraries that own it complain after the last message.
         chained: BaseException | None = error
         while chained:
             clear_frames(chained.__traceback__)
@@ -161,7 +160,7 @@ _tasks: tuple[str, ...] = ()
 
 
 def install(tasks: Sequence[str]) -> None:
-    """Put the filters on Luigi's logger and ours, and plain words in place of tracebacks. `tasks`: those there are."""
+    """Install the log filters and the exception hook. `tasks` are the names to suggest for an unknown task."""
     global _tasks
     _tasks = tuple(tasks)
     sys.excepthook = show_uncaught
@@ -173,14 +172,14 @@ def install(tasks: Sequence[str]) -> None:
 
 
 class Progress:
-    """A bar on the terminal for the task that is running; nothing where nobody looks on."""
+    """A progress bar for the running task; only on a terminal."""
 
     def __init__(self) -> None:
         self._task = ""
         self._bar: Any = None
 
     def show(self, task: str, message: str, percent: int) -> None:
-        # Tasks of several workers run side by side, each in a process of its own, and would draw over each other.
+        # With several workers, tasks run in processes of their own, and their bars would overwrite each other.
         if not sys.stderr.isatty() or multiprocessing.parent_process() is not None:
             return
         from tqdm import tqdm
@@ -199,7 +198,7 @@ class Progress:
         self._task, self._bar = "", None
 
     def make_way(self, record: logging.LogRecord) -> bool:
-        """A filter that lets everything pass: a line of the log is not to be written behind the bar."""
+        """A log filter that passes every record, and clears the bar first so that they do not share a line."""
         if self._bar is not None:
             self._bar.clear()
         return True
@@ -209,22 +208,22 @@ progress = Progress()
 
 
 def tell(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
-    """Say what a task is doing or has done: in the log, and in the visualiser while it runs under a worker."""
+    """Report what a task is doing or has done: in the log, and in the visualiser while a worker runs it."""
     progress.end()
     log.info("%s: %s", task, message)
     announce(task, message, percent=percent, link=link)
 
 
 def show_progress(task: luigi.Task, message: str, percent: int) -> None:
-    """Say how far a task has come: in the visualiser, and as a bar where a person looks on."""
+    """Report a task's progress: in the visualiser, and as a bar on a terminal."""
     progress.show(str(task), message, percent)
     announce(task, message, percent=percent)
 
 
 def announce(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
-    """Say it in the visualiser alone."""
-    # Luigi puts these on a task only for the time a worker runs it. Its visualiser takes a message for HTML, and
-    # names of delivered files may be anything.
+    """Report it in the visualiser only."""
+    # Luigi adds these methods to a task only while a worker runs it. The visualiser renders a message as HTML, and the
+    # names of delivered files may contain anything.
     if set_message := getattr(task, "set_status_message", None):
         set_message(html.escape(message, quote=False))
     if percent is not None and (set_percentage := getattr(task, "set_progress_percentage", None)):

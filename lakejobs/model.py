@@ -1,4 +1,4 @@
-"""What the lake's code hands on: domains, and what is known of files in bronze, silver and gold."""
+"""The values that modules pass on: domains, and what is known about files in bronze, silver and gold."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 TYPES = {
     "text": "as delivered",
-    "integer": "whole, under 10^15",
-    "number": "finite, under 10^15, a double",
-    "decimal(p, s)": "exact, p digits in all, s of them behind the point",
-    "boolean": "true or false, t or f, yes or no, 1 or 0, in any case",
+    "integer": "whole, below 10^15",
+    "number": "finite, below 10^15, a double",
+    "decimal(p, s)": "exact, p digits in total, s of them after the decimal point",
+    "boolean": "true or false, t or f, yes or no, 1 or 0, in upper or lower case",
     "date": "YYYY-MM-DD",
     "timestamp": "UTC, microseconds",
 }
 DECIMAL = re.compile(r"decimal\( *([0-9]{1,2}) *, *([0-9]{1,2}) *\)")
 MOST_DIGITS = 38
-"""Of a decimal: what Parquet and the engines can hold."""
+"""The most digits of a decimal that Parquet and the engines can hold."""
 
 
-# Columns and tables of the lake's own on the way from bronze to gold, and words that SQL reserves.
+# The lake's own columns and tables on the way from bronze to gold, and words that SQL reserves.
 OURS = """
     file_number landing_date latest_date partition_date malformed is_malformed extra type_errors codes place
     year month day is_valid validation_errors corrections rescued_data source_file processed_at
@@ -47,16 +47,16 @@ RESERVED = """
 
 
 class Column(str):
-    """A column's type, and what the column means: `Column("integer", "pieces, never negative")`.
+    """A column's type and description: `Column("integer", "pieces, never negative")`.
 
-    It is the type's name, so a column that needs no description is declared by that alone: `"integer"`.
+    A `Column` is a string, the name of its type. Without a description, declare a column by that name: `"integer"`.
     """
 
     description: str
     digits: int
-    """Of a decimal, in all; 0 otherwise."""
+    """Total digits of a decimal; 0 for other types."""
     scale: int
-    """Of a decimal, the digits behind the point."""
+    """A decimal's digits after the decimal point."""
 
     def __new__(cls, kind: str, description: str = "") -> Column:
         decimal = DECIMAL.fullmatch(kind)
@@ -67,29 +67,29 @@ class Column(str):
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the type, or None."""
+        """What is wrong with the type; None if it is valid."""
         if self.startswith("decimal(") and self.digits:
             if not 1 <= self.digits <= MOST_DIGITS or self.scale > self.digits:
-                return f"{self} needs 1 to {MOST_DIGITS} digits, and no more of them behind the point than in all"
+                return f"{self} needs 1 to {MOST_DIGITS} digits, and no more after the decimal point than in total"
             return None
         if self in TYPES and not self.startswith("decimal"):
             return None
-        return f"{str(self)!r} is not a type; there are {', '.join(TYPES)}"
+        return f"unknown type {str(self)!r}; expected one of {', '.join(TYPES)}"
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A column that can be computed from others, and is, where what was reported differs.
+    """A column that is computed from others where the reported value is missing or differs.
 
-    The value is replaced where every operand is present and the reported value is NULL or further than
-    `tolerance` from the computed one; what was reported stays readable in the column `corrections`. Rules of the
-    suite can look at reported − computed as a column of the name `difference`.
+    A value is replaced if every operand is present and the reported value is NULL or differs from the computed one by
+    more than `tolerance`. The column `corrections` keeps the reported value. Rules can check reported − computed as the
+    column named by `difference`.
     """
 
     column: str
     operands: tuple[str, ...]
     expression: str
-    """SQL over the operands. Of an exact (decimal) type, so that engines agree on the last cent."""
+    """SQL over the operands, with an exact (decimal) result so that engines agree to the cent."""
     tolerance: float
 
     @property
@@ -99,23 +99,23 @@ class Correction:
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """One fact table. Grain of its silver rows: one per `key` and UTC date of `event_time`."""
+    """One fact table. Its silver rows have the grain: one per `key` and UTC date of `event_time`."""
 
     name: str
     columns: Mapping[str, str]
-    """Type by name, see `TYPES`; a `Column` is a type with a description."""
+    """Types by column name, see `TYPES`; a `Column` is a type with a description."""
     key: str | tuple[str, ...]
-    """The column, or the columns together, that tell rows apart. Rows without any part of it are never merged."""
+    """The column or columns that identify a row. Rows that lack any of them are never merged."""
     event_time: str
-    """The column, a timestamp, that decides which day a row belongs to."""
+    """The timestamp column that decides which day a row belongs to."""
     description: str = ""
     prefix: str = ""
-    """Generated files are named `<prefix>_YYYYMMDD_HHMMSS.csv`; the name, where there is none."""
+    """Generated files are named `<prefix>_YYYYMMDD_HHMMSS.csv`. Defaults to the domain's name."""
     fake: Callable[[np.random.Generator, dt.datetime, int, int], dict[str, np.ndarray]] | None = None
-    """`fake(draw, batch, first, count)`: the batch's rows `first` … `first + count - 1` as text, '' where NULL. Without
-    it nothing can be generated."""
+    """`fake(draw, batch, first, count)` returns the batch's rows `first` … `first + count - 1` as text by column, ''
+    for NULL. Without it the domain cannot generate rows."""
     rows: int = 10
-    """Rows of a generated batch."""
+    """Rows of a generated batch, by default."""
     corrections: tuple[Correction, ...] = ()
 
     def __post_init__(self) -> None:
@@ -123,18 +123,21 @@ class Domain:
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "prefix", self.prefix or self.name)
         if not isinstance(self.key, str):
-            # One column is one column, however it is written.
+            # A key of one column is stored the same way whether it is given as text or as a tuple.
             object.__setattr__(self, "key", self.key[0] if len(self.key) == 1 else tuple(self.key))
         named = [*self.keys, self.event_time]
         for correction in self.corrections:
             named += [correction.column, *correction.operands]
         if unknown := [name for name in named if name not in self.columns]:
-            raise ValueError(f"domain {self.name}: {', '.join(unknown)} not among its columns")
+            raise ValueError(f"domain {self.name}: no such column: {', '.join(unknown)}")
         if not self.keys or len({*self.keys}) < len(self.keys):
-            raise ValueError(f"domain {self.name}: its key needs one column or more, each of them once")
+            raise ValueError(f"domain {self.name}: its key needs at least one column, and each only once")
         for name in [self.name, self.prefix, *self.columns]:
             if not re.fullmatch(r"[a-z]([a-z0-9_]*[a-z0-9])?", name):
-                raise ValueError(f"domain {self.name}: {name!r} is not a plain lower-case name")
+                raise ValueError(
+                    f"domain {self.name}: expected a name of lower-case letters, digits and inner underscores that "
+                    f"begins with a letter, got {name!r}"
+                )
         for name, column in columns.items():
             if column.problem:
                 raise ValueError(f"domain {self.name}, column {name}: {column.problem}")
@@ -145,14 +148,15 @@ class Domain:
             taken |= {f"{correction.column}_{what}" for what in ("expected", "difference", "is_wrong")}
         if clash := sorted(taken & {self.name, *self.columns}):
             raise ValueError(
-                f"domain {self.name}: {', '.join(clash)} cannot be the name of a domain or column, because SQL or the "
-                "lake itself uses it"
+                f"domain {self.name}: {', '.join(clash)} cannot name a domain or column: reserved by SQL or the lake"
             )
         if self.columns[self.event_time] != "timestamp":
             raise ValueError(f"domain {self.name}: its event time {self.event_time} is not a timestamp")
         for correction in self.corrections:
             if not columns[correction.column].digits and columns[correction.column] != "number":
-                raise ValueError(f"domain {self.name}: {correction.column} is corrected, but no number or decimal")
+                raise ValueError(
+                    f"domain {self.name}: {correction.column} has a correction, so it must be a number or a decimal"
+                )
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -165,7 +169,7 @@ class Domain:
 
     @property
     def rule_columns(self) -> tuple[str, ...]:
-        """Columns that expectations may name."""
+        """The columns that rules may name."""
         return (*self.columns, *(correction.difference for correction in self.corrections))
 
 
@@ -174,23 +178,23 @@ class Domain:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of a CSV file after its bytes were seen once."""
+    """What one pass over a CSV file's bytes finds."""
 
     sha256: str
     encoding: str
-    """utf-8, or windows-1252 where the bytes are not UTF-8."""
+    """utf-8, or windows-1252 if the bytes are not UTF-8."""
     newline: str
     """How lines end: LF, CRLF, or mixed."""
     header: tuple[str, ...]
-    """Column names as delivered, blanks trimmed; empty where the file is empty or rejected."""
+    """Column names as delivered, blanks trimmed; empty if the file is empty or rejected."""
     lines: int
-    """Lines with something in them, the header among them."""
+    """Lines that are not empty, including the header."""
     quoted: bool
-    """Whether there is a quote in it anywhere."""
+    """Whether it contains a quote character."""
     plain: bool
     """Whether the engine may read it."""
     rejected: str | None = None
-    """Why this is no CSV of the domain at all."""
+    """Why the file is rejected; None if it is accepted."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -205,9 +209,9 @@ class Staged:
     """A staged file that has landed."""
 
     version: str
-    """The staged file's, when it was landed."""
+    """The staged file's version when it landed."""
     landed_as: str
-    """The file in bronze, from the domain's directory there."""
+    """The file in bronze, relative to the domain's directory there."""
 
 
 @dataclass(frozen=True)
@@ -219,30 +223,30 @@ class ManifestEntry:
     version: str
     inspection: Inspection
     notes: tuple[str, ...] = ()
-    """What a person should know of it."""
+    """Notes about the file for people."""
     missing: tuple[str, ...] = ()
-    """Columns of the domain that it does not have."""
+    """Columns of the domain that the file lacks."""
     records: int = 0
     malformed: int = 0
-    """Records that are lines without the right number of fields, or with broken quotes."""
+    """Records with the wrong number of fields or broken quotes."""
     dates: Mapping[str, int] = field(default_factory=dict)
-    """Records by the event date that they belong to, YYYY-MM-DD."""
+    """Number of records by event date, YYYY-MM-DD."""
 
     @property
     def identity(self) -> list[Any]:
-        """What makes a bronze file the same file: name, size, content hash."""
+        """What identifies a bronze file: name, size, content hash."""
         return [self.name, self.bytes, self.inspection.sha256]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bronze partition holds, and what was staged for it."""
+    """What a bronze partition holds, and which staged files landed for it."""
 
     scan: str
-    """Hash of all that decides how records are counted."""
+    """Hash of everything that decides how records are counted."""
     staged: Mapping[str, Staged] = field(default_factory=dict)
     files: tuple[ManifestEntry, ...] = ()
-    """In the order of their delivery."""
+    """In order of delivery."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -264,23 +268,24 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Landing:
-    """What is known of a bronze partition as a whole."""
+    """What is known about a bronze partition as a whole."""
 
     seen: str
-    """Hash of the listing that this was true of."""
+    """Hash of the file listing that this describes."""
     dates: Mapping[str, Sequence[Any]]
-    """By event date: a list of the records, and a hash of the files that they are in."""
+    """By event date: the number of records, and a hash of the files that hold them."""
     files: int
     bytes: int
     records: int
     malformed: int
     elsewhere: Sequence[str]
-    """Where files that are staged for this date had landed before."""
+    """Where files staged for this date landed before."""
     rejected: Mapping[str, str]
-    """Why, by file."""
+    """Reasons by file."""
     missing: Mapping[str, Sequence[str]]
-    """Columns that accepted files do not have."""
+    """Columns that accepted files lack, by file."""
     notes: Mapping[str, Sequence[str]]
+    """Notes for people, by file."""
 
 
 # ------------------------------------------------------------------------------------------------ silver and gold
@@ -294,7 +299,7 @@ BOOKKEEPING = {
     "source_file": "string",
     "processed_at": "timestamp",
 }
-"""The columns of silver besides a domain's own, and their types."""
+"""Types of the columns that silver adds to a domain's own."""
 
 
 @dataclass(frozen=True)
@@ -306,17 +311,17 @@ class Counts:
     valid: int = 0
     invalid: int = 0
     duplicates: int = 0
-    """Records that another one superseded."""
+    """Superseded records."""
     corrected: int = 0
     rescued: int = 0
-    """Rows with something in `rescued_data`."""
+    """Rows whose `rescued_data` is not NULL."""
     failures: Mapping[str, int] = field(default_factory=dict)
-    """Rows by code."""
+    """Number of rows by code."""
 
 
 @dataclass(frozen=True)
 class SilverFooter:
-    """What a silver partition says of itself, without its lineage one by one."""
+    """What a silver partition's footer says, without the lineage."""
 
     identity: str
     version: int
@@ -333,7 +338,7 @@ class SilverFooter:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SilverFooter:
-        # Earlier versions say less.
+        # Footers of earlier versions have fewer counts.
         counts = Counts(**{name: content[name] for name in Counts.__dataclass_fields__ if name in content})
         return cls(
             content["identity"],
@@ -346,7 +351,7 @@ class SilverFooter:
 
 @dataclass(frozen=True)
 class GoldFooter:
-    """What a gold snapshot says of itself, without its inputs one by one."""
+    """What a gold snapshot's footer says, without the lineage."""
 
     identity: str
     version: int
@@ -363,5 +368,5 @@ class GoldFooter:
 
 
 def digest(content: Any) -> str:
-    """A short hash of JSON content, for telling whether it is the same."""
+    """A short hash of JSON content: equal content, equal hash."""
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:32]

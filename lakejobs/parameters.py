@@ -1,4 +1,4 @@
-"""Parameters of the tasks: what is typed wrong is refused when the task is built, with the choices there are."""
+"""Parameters of the tasks. Invalid values fail when the task is built, with the valid choices in the message."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ BATCH_FORMATS = ("%Y%m%d_%H%M%S", "%Y-%m-%dT%H%M%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m
 
 
 class NameParameter(luigi.Parameter[str]):
-    """One of the names that there are."""
+    """One of a set of known names."""
 
     def __init__(self, what: str, choices: Callable[[], Iterable[str]]) -> None:
         self.what, self.choices = what, choices
         super().__init__(description=f"Name of a {what}.")
 
     def normalize(self, value: str) -> str:
-        # Asked late: which names there are is a setting, and this object is made before settings are read.
+        # Look up the names late: they depend on settings, and this object is created before settings are read.
         if value not in (names := sorted(self.choices())):
-            raise LakeError(f"there is no {self.what} {value!r}; there are {', '.join(names)}")
+            raise LakeError(f"unknown {self.what} {value!r}; expected one of {', '.join(names)}")
         return value
 
 
 class DomainParameter(NameParameter):
-    """A domain. One whose module is broken is refused with the reason, unless the task itself says it."""
+    """A domain. If its module is broken, building the task fails; with `broken=True` that is left to its `run`."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self._takes_broken = broken
@@ -50,16 +50,16 @@ class TableParameter(NameParameter):
 
 
 class DateParameter(luigi.DateParameter):
-    """A day, YYYY-MM-DD."""
+    """A date, YYYY-MM-DD."""
 
     def parse(self, text: str) -> dt.date:
         return parse_date(text)
 
 
 class DatesParameter(luigi.Parameter[str]):
-    """A day, YYYY-MM-DD, or several joined by commas: Luigi joins tasks of single days to one that does them all.
+    """One or more dates, YYYY-MM-DD, separated by commas: Luigi merges tasks for single dates into one.
 
-    In the order of days, whatever order they come in: a scheduler joins them as it once met them.
+    The dates are sorted, because a scheduler merges them in the order it met them.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -70,7 +70,7 @@ class DatesParameter(luigi.Parameter[str]):
 
 
 class BatchParameter(luigi.Parameter[dt.datetime]):
-    """A batch of generated rows, named by the moment (UTC) it is for: YYYYMMDD_HHMMSS or ISO 8601 to the second."""
+    """The moment (UTC) of a batch of generated rows: YYYYMMDD_HHMMSS, or ISO 8601 to the second."""
 
     def parse(self, text: str) -> dt.datetime:
         for form in BATCH_FORMATS:
@@ -78,7 +78,7 @@ class BatchParameter(luigi.Parameter[dt.datetime]):
                 return dt.datetime.strptime(text, form)
             except ValueError:
                 continue
-        raise LakeError(f"batch {text!r} is not a moment; write YYYYMMDD_HHMMSS, for example 20261101_120000")
+        raise LakeError(f"expected a batch as YYYYMMDD_HHMMSS, for example 20261101_120000, got {text!r}")
 
     def normalize(self, value: str | dt.datetime) -> dt.datetime:
         return self.parse(value) if isinstance(value, str) else value.replace(microsecond=0, tzinfo=None)
@@ -91,4 +91,4 @@ def parse_date(text: str) -> dt.date:
     try:
         return dt.date.fromisoformat(text)
     except ValueError:
-        raise LakeError(f"{text!r} is not a day; write YYYY-MM-DD, for example 2026-11-01") from None
+        raise LakeError(f"expected a date as YYYY-MM-DD, for example 2026-11-01, got {text!r}") from None

@@ -1,10 +1,10 @@
 """The project: the domains and gold tables that `[lake] domains` and `[lake] tables` name.
 
-Each setting is a comma-separated list of directories and importable packages. A directory is one that is there,
-relative to the working directory, or whose name has a `/`; anything else is a package. A module of a domain defines
-`DOMAIN`; one that does not, or whose name begins with `_`, helps others. A gold table is an SQL file.
+Each setting is a comma-separated list of directories and importable packages. An entry is a directory if it exists
+relative to the working directory or contains a `/`; anything else is a package. A domain's module defines `DOMAIN`; a
+module that does not, or whose name begins with `_`, is a helper. A gold table is an SQL file.
 
-A package may say by `ORDER` in its `__init__.py` which modules come first; all others follow by name.
+`ORDER` in a package's `__init__.py` names the modules that come first; the others follow by name.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Place:
     """One entry of a setting."""
 
     name: str
-    """As the setting has it."""
+    """As written in the setting."""
     package: str | None
-    """The package, where it is one."""
+    """The package's name; None for a directory."""
     directories: tuple[str, ...]
 
     def files(self, suffix: str) -> list[tuple[str, str]]:
-        """Name without the suffix and path of each file, by name."""
+        """Name without the suffix, and path, of each file that ends in it; sorted by name."""
         found: dict[str, str] = {}
         for directory in self.directories:
             for file in _listing(directory):
@@ -56,18 +56,18 @@ class Domains:
 
     domains: Mapping[str, Domain]
     broken: Mapping[str, str]
-    """What is wrong with the others, by the domain's name or that of its module."""
+    """What is wrong with the others, by domain or module name."""
     shipped: frozenset[str]
-    """Domains that come with lakejobs."""
+    """The domains that come with lakejobs."""
 
 
 def domains() -> Mapping[str, Domain]:
-    """Every domain by name, without those whose module is broken."""
+    """Every domain by name, except those whose module is broken."""
     return _found().domains
 
 
 def broken_domains() -> Mapping[str, str]:
-    """What is wrong with the modules of the other domains, by the domain's name."""
+    """What is wrong with the modules of the other domains, by domain or module name."""
     return _found().broken
 
 
@@ -77,18 +77,18 @@ def is_shipped(domain: str) -> bool:
 
 
 def shipped_suite(domain: str) -> str | None:
-    """The suite that comes with a domain of lakejobs; None of a project's own domain, or where there is none."""
+    """Path of the suite that comes with a domain of lakejobs; None for a project's own domain, or if it is missing."""
     path = os.path.join(os.path.dirname(__file__), "expectations", f"{domain}.json")
     return path if is_shipped(domain) and exists(path) else None
 
 
 def table_sources() -> tuple[tuple[str, str, str], ...]:
-    """Name, path and text of the SQL file of every gold table, by name."""
+    """Name, path and text of every gold table's SQL file, sorted by name."""
     return _table_sources(*_asked("tables"))
 
 
 def table_files(suffix: str) -> list[tuple[str, str]]:
-    """Table's name and path of the files beside the SQL that end so, such as `.test.yaml`."""
+    """Table name and path of the files beside the SQL that end in `suffix`, such as `.test.yaml`."""
     return [found for place in _places("tables", settings().tables) for found in place.files(suffix)]
 
 
@@ -97,8 +97,8 @@ def _found() -> Domains:
 
 
 def _asked(setting: str) -> tuple[str, object, object, str]:
-    """All that decides what a setting says. To ask the section itself takes far longer, and domains are asked for all
-    the time."""
+    """Everything a setting's value depends on, as a cache key: reading the section itself takes far longer, and domains
+    are looked up all the time."""
     text = luigi.configuration.get_config().get("lake", setting, None)
     return setting, CmdlineParser.get_instance(), text, os.getcwd()
 
@@ -118,7 +118,7 @@ def _table_sources(setting: str, *asked: object) -> tuple[tuple[str, str, str], 
 
 @cache
 def load_domains(setting: str, working_directory: str) -> Domains:
-    """Load the modules that a value of `[lake] domains` names; once a process."""
+    """Load the modules that a value of `[lake] domains` names, once per process."""
     found: dict[str, Domain] = {}
     paths: dict[str, str] = {}
     broken: dict[str, str] = {}
@@ -135,7 +135,7 @@ def load_domains(setting: str, working_directory: str) -> Domains:
             if domain.name in paths:
                 broken[domain.name] = (
                     f"{shown(paths[domain.name])} and {shown(path)} both define the domain {domain.name}; rename one "
-                    "of them, or name one directory less in [lake] domains"
+                    "of them, or remove a directory from [lake] domains"
                 )
                 found.pop(domain.name, None)
                 continue
@@ -143,12 +143,12 @@ def load_domains(setting: str, working_directory: str) -> Domains:
             found[domain.name] = domain
             if place.package == SHIPPED:
                 shipped.add(domain.name)
-    # Of a domain with two modules, one of them broken, nobody can say which is meant.
+    # If two modules claim the same domain and one is broken, use neither: it is unclear which is meant.
     return Domains({name: found[name] for name in found if name not in broken}, broken, frozenset(shipped))
 
 
 def _modules(place: Place) -> Iterator[tuple[str, str]]:
-    """Name and path of the modules that may define a domain, in their order."""
+    """Name and path of the modules that may define a domain, in order."""
     found = {name: path for name, path in place.files(".py") if not name.startswith("_")}
     order: tuple[str, ...] = ()
     if place.package:
@@ -158,23 +158,23 @@ def _modules(place: Place) -> Iterator[tuple[str, str]]:
 
 
 def _load(place: Place, module: str, path: str) -> Domain | None:
-    """The domain of a module; None where it has none. Raises LakeError that says in which line it is broken."""
+    """The domain a module defines, if any. Raises LakeError with the broken line."""
     try:
         loaded = importlib.import_module(f"{place.package}.{module}") if place.package else _load_file(module, path)
     except (Exception, SystemExit) as error:
         raise LakeError(f"{_where(error, place, path)}: {_what(error)}") from error
     domain = getattr(loaded, "DOMAIN", None)
     if domain is not None and not isinstance(domain, Domain):
-        raise LakeError(f"{shown(path)}: DOMAIN is a {type(domain).__name__}, and no lakejobs.model.Domain")
+        raise LakeError(f"{shown(path)}: expected DOMAIN to be a lakejobs.model.Domain, got {type(domain).__name__}")
     return domain
 
 
 def _load_file(module: str, path: str) -> types.ModuleType:
-    """Load a module from a directory. It can import its siblings, and hides no module that others import."""
+    """Load a module from a directory. It can import its siblings, and does not hide modules that others import."""
     directory = os.path.dirname(os.path.abspath(path))
     package = f"_lakejobs_{directory.encode().hex()}"
     if package not in sys.modules:
-        # `from . import _money` finds its siblings here, `import _money` at the end of the path.
+        # `from . import _money` finds siblings in this package, `import _money` at the end of the path.
         sys.modules[package] = types.ModuleType(package)
         sys.modules[package].__path__ = [directory]
         sys.path.append(directory)
@@ -191,7 +191,7 @@ def _load_file(module: str, path: str) -> types.ModuleType:
 
 
 def _where(error: BaseException, place: Place, path: str) -> str:
-    """The file and line of the project's own that an error comes from."""
+    """The project's own file and line that an error comes from."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{shown(error.filename)}, line {error.lineno}"
     own = tuple(os.path.abspath(directory) + os.sep for directory in place.directories)
@@ -204,16 +204,16 @@ def _where(error: BaseException, place: Place, path: str) -> str:
 def _what(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return error.msg
-    # What a domain refuses is said in a sentence already.
+    # Domain's own errors are already complete messages.
     said = " ".join(str(error).split())
     return said if type(error) is ValueError and said.startswith("domain ") else f"{type(error).__name__}: {said}"
 
 
 def _places(setting: str, value: str) -> list[Place]:
-    """What a setting names."""
+    """The entries of a setting."""
     entries = [entry for entry in dict.fromkeys(part.strip() for part in value.split(",")) if entry]
     if not entries:
-        raise LakeError(f"[lake] {setting} names nothing; name directories or packages, separated by commas")
+        raise LakeError(f"[lake] {setting} is empty; expected directories or packages, separated by commas")
     return [_place(setting, entry) for entry in entries]
 
 
@@ -228,11 +228,10 @@ def _place(setting: str, entry: str) -> Place:
         spec = None
     if spec is None:
         raise LakeError(
-            f"[lake] {setting} names {entry}, which is neither a directory in {os.getcwd()} nor a package that can be "
-            "imported"
+            f"[lake] {setting} names {entry}, which is neither a directory in {os.getcwd()} nor an importable package"
         )
     if spec.submodule_search_locations is None:
-        raise LakeError(f"[lake] {setting} names {entry}, which is a module: name the package or directory it is in")
+        raise LakeError(f"[lake] {setting} names {entry}, which is a module; name the package or directory it is in")
     return Place(entry, entry, tuple(spec.submodule_search_locations))
 
 
@@ -244,12 +243,12 @@ def _listing(directory: str) -> list[str]:
 
 
 def exists(path: str) -> bool:
-    """Whether the project has a file."""
+    """Whether a file of the project exists."""
     return os.path.exists(path)
 
 
 def read_text(path: str) -> str:
-    """The text of a file of the project. Raises LakeError."""
+    """The text of a project file. Raises LakeError if it cannot be read."""
     try:
         with open(path, encoding="utf-8") as handle:
             return handle.read()
@@ -260,6 +259,6 @@ def read_text(path: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A path as messages have it: from the working directory, where it is below it."""
+    """A path as messages show it: relative if it is below the working directory, else absolute."""
     absolute = os.path.abspath(path)
     return os.path.relpath(absolute) if absolute.startswith(os.getcwd() + os.sep) else absolute

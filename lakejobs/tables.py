@@ -1,13 +1,13 @@
-"""Gold tables, as their SQL files describe them.
+"""Gold tables, as their SQL files declare them.
 
-A file begins with its grain and what it reads, each a domain or another gold table:
+A file begins with its grain and its sources, each a domain or another gold table:
 
     -- grain: date, product_id
     -- sources: sales, inventory, product_prices (all days)
     -- One row per …
 
-and may say how the report charts it, a line a chart: what by what, or several columns with a name each, and a note.
-A table with a date is drawn over time, any other as its highest and lowest rows.
+It may declare charts for the report, one a line: a column by groups, or several named columns, and a note. A table with
+a date is charted over time, any other as its highest and lowest rows.
 
     -- chart: Revenue by category | revenue by category or category_id | Without returns.
     -- chart: Revenue | net: net_revenue, refunded: refunded_amount
@@ -32,7 +32,7 @@ COLUMN = r"[a-z][a-z0-9_]*"
 BY = re.compile(rf"({COLUMN}) +by +({COLUMN}(?: +or +{COLUMN})*(?: *, *{COLUMN}(?: +or +{COLUMN})*)*)", re.IGNORECASE)
 NAMED = re.compile(rf"([^:]+?) *: *({COLUMN})", re.IGNORECASE)
 SOURCE = re.compile(r"(?P<name>[a-z0-9_]+)(?P<all_days> *\( *all +days *\))?", re.IGNORECASE)
-# Quoted text is taken whole, so that nothing in it is taken for a comment.
+# Quoted text matches as a whole, so that nothing in it passes for a comment.
 CODE = re.compile(
     r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
     r"""|(?P<nothing>(?:\s|--[^\n]*|/\*.*?\*/)+)""",
@@ -42,11 +42,11 @@ CODE = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """What a table's SQL reads under a name: a domain's valid rows, or another gold table."""
+    """A name that a table's SQL reads: a domain's valid rows, or another gold table."""
 
     name: str
     all_days: bool = False
-    """Whether each day of a daily table sees all of its days, and not that day's rows alone."""
+    """Whether each day of a daily table sees all days of this source, instead of that day's rows only."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Chart:
 
     title: str
     series: tuple[tuple[str, str], ...]
-    """Names and columns. The name is empty where `by` gives one."""
+    """Names and columns. The name is empty if `by` provides it."""
     by: tuple[tuple[str, ...], ...] = ()
-    """Columns whose values together name a group; of each those that stand in for it where it is NULL."""
+    """Columns whose values together name a group, each followed by its fallbacks for NULL."""
     note: str = ""
 
 
@@ -67,7 +67,7 @@ class Table:
 
     name: str
     path: str
-    """Of its SQL file, as people call it."""
+    """Path of its SQL file, as messages show it."""
     grain: tuple[str, ...]
     sources: tuple[Source, ...]
     sql: str
@@ -75,13 +75,13 @@ class Table:
 
     @property
     def hash(self) -> str:
-        """Changes with the grain, the sources and the SQL, and not with its comments or white space."""
+        """Changes with the grain, the sources and the SQL, but not with comments or white space."""
         code = CODE.sub(lambda found: " " if found["nothing"] else found[0], self.statement)
         return digest([self.grain, [[source.name, source.all_days] for source in self.sources], code.strip()])
 
     @property
     def description(self) -> str:
-        """What the comment below the first two lines says, up to the SQL, without its charts."""
+        """The comment between the first two lines and the SQL, without its charts."""
         lines = []
         for line in self.sql.splitlines()[2:]:
             if not line.startswith("--"):
@@ -92,12 +92,12 @@ class Table:
 
     @property
     def statement(self) -> str:
-        """The SQL without what may stand behind a statement."""
+        """The SQL without the final semicolon."""
         return self.sql.rstrip().rstrip(";")
 
     @property
     def is_daily(self) -> bool:
-        """Whether it has rows by day, and each day can be computed by itself."""
+        """Whether it has rows by day, so that each day can be computed on its own."""
         return "date" in self.grain
 
     @property
@@ -107,12 +107,12 @@ class Table:
 
 
 def tables() -> Mapping[str, Table]:
-    """Every gold table by name, without those whose SQL file is broken."""
+    """Every gold table by name, except those whose SQL file is broken."""
     return parse_tables(read_sql(), tuple(domains()))[0]
 
 
 def broken_tables() -> Mapping[str, str]:
-    """What is wrong with the SQL files of the other tables, by the table's name."""
+    """What is wrong with the other tables' SQL files, by table name."""
     return parse_tables(read_sql(), tuple(domains()))[1]
 
 
@@ -125,14 +125,14 @@ def read_sql() -> tuple[tuple[str, str, str], ...]:
 def parse_tables(
     sql: tuple[tuple[str, str, str], ...], domains: tuple[str, ...]
 ) -> tuple[Mapping[str, Table], Mapping[str, str]]:
-    """The tables that SQL files describe, a table after those that it reads, and what is wrong with the others."""
+    """The tables that SQL files declare, each after those it reads, and what is wrong with the others."""
     found: dict[str, Table] = {}
     broken: dict[str, str] = {}
     paths: dict[str, str] = {}
     for name, path, text in sql:
         if (first := paths.setdefault(name, path)) != path:
             found.pop(name, None)
-            broken[name] = f"{first} and {path} are both the gold table {name}; rename one of them"
+            broken[name] = f"{first} and {path} both define the gold table {name}; rename one of them"
             continue
         header = HEADER.match(text)
         sources = [SOURCE.fullmatch(part.strip()) for part in header["sources"].split(",")] if header else []
@@ -154,13 +154,13 @@ def parse_tables(
         unknown = [source.name for source in table.sources if source.name not in known]
         what = f"its source {unknown[0]} is" if len(unknown) == 1 else f"its sources {few(unknown)} are"
         broken[table.name] = (
-            f"{table.path}: {what} neither a domain nor a gold table that works; there are {few(sorted(known), 20)}"
+            f"{table.path}: {what} neither a domain nor a working gold table; expected one of {few(sorted(known), 20)}"
         )
     return made, broken
 
 
 def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:
-    """The charts that a file declares. Raises ValueError with the line that cannot be understood."""
+    """The charts that a file declares. Raises ValueError with the line that cannot be parsed."""
     charts = []
     for found in CHART.finditer(text):
         title, _, rest = (part.strip() for part in found[1].partition("|"))
@@ -173,14 +173,14 @@ def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:
         else:
             line = text[: found.start()].count("\n") + 1
             raise ValueError(
-                f"line {line}: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE' or "
-                f"(by date only) '-- chart: TITLE | NAME: COLUMN, NAME: COLUMN | NOTE', got {found[0]!r}"
+                f"line {line}: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE' or, with date in the grain, "
+                f"'-- chart: TITLE | NAME: COLUMN, NAME: COLUMN | NOTE', got {found[0]!r}"
             )
     return tuple(charts)
 
 
 def domains_of(table: Table) -> tuple[str, ...]:
-    """The domains that a table is made from, directly or by way of other tables; that of its first source first."""
+    """The domains a table is made from, directly or through other tables; that of its first source first."""
     found: dict[str, None] = {}
     for source in table.sources:
         names = (source.name,) if source.name in domains() else domains_of(tables()[source.name])

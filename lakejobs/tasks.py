@@ -1,4 +1,4 @@
-"""The tasks: all that is Luigi's. What they do is in `layers` and `pages`; what is left to do, `freshness` says."""
+"""The Luigi tasks. `layers` and `pages` do the work; `freshness` decides what is stale."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ RUN = uuid.uuid4().hex[:12]
 
 
 class LakeTask(luigi.Task):
-    """A task of this run, told apart from those of every other, so that a scheduler never takes one for another.
+    """A task whose id is unique to this run, so that a scheduler never confuses it with a task of another run.
 
-    What is due in a lake changes from run to run, and a task of the same name has something else to do each time.
-    luigid remembers tasks by id: one that it saw done a moment ago it does not give out again, and one that another run
-    is doing it gives to that run alone. Both would end with a run that has not done what it was started for. Runs keep
-    out of each other's way by the lake's own locks instead. A run's worker processes are forked, so they agree on RUN.
+    What is stale changes from run to run, so the same task has different work each time. But luigid remembers tasks by
+    id: it does not hand out one that was done a moment ago, nor one that another run is working on. Either way a run
+    would end without doing its work. The lake's own locks keep runs apart instead. A run's worker processes are
+    forked, so they share RUN.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,15 +50,15 @@ class LakeTask(luigi.Task):
 
 
 class Staging(LakeTask):
-    """One generated CSV file of a batch. A batch whose file was landed and then cleared away is complete too."""
+    """One generated CSV file of a batch. Also complete if the file has landed and was then removed from staging."""
 
     domain = DomainParameter()
     batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
-    rows = luigi.OptionalIntParameter(default=None, description="Rows to draw; a domain has its own usual number.")
+    rows = luigi.OptionalIntParameter(default=None, description="Rows to generate; each domain has its own default.")
 
     @property
     def path(self) -> str:
-        """In the staging store."""
+        """Path in the staging store."""
         return layout.current().staged(domains()[self.domain].prefix, self.domain, self.batch)
 
     def output(self) -> luigi.LocalTarget:
@@ -75,10 +75,10 @@ class Staging(LakeTask):
         domain = domains()[self.domain]
         rows = domain.rows if self.rows is None else self.rows
         if rows < 1:
-            raise LakeError(f"--rows {rows}: a batch has at least one row")
+            raise LakeError(f"--rows {rows}: expected 1 or more")
 
         def drawn(count: int) -> None:
-            show_progress(self, f"{count:,} of {rows:,} rows drawn", 100 * count // rows)
+            show_progress(self, f"{count:,} of {rows:,} rows generated", 100 * count // rows)
 
         with documents.writing(layout.current().staging, self.path) as handle:
             written = staging.write_batch(domain, self.batch, rows, handle, drawn)
@@ -86,15 +86,15 @@ class Staging(LakeTask):
 
 
 class Bronze(LakeTask):
-    """One bronze partition: every staged file of one landing date, byte for byte, and the manifest of them.
+    """One bronze partition: every staged file of one landing date, byte for byte, and their manifest.
 
-    Luigi joins those of a domain that are due at once to one task, so that their files are read in one pass.
+    Luigi merges a domain's stale partitions into one task, so that their files are read in one pass.
     """
 
     domain = DomainParameter()
     date = DatesParameter(description="Landing date, YYYY-MM-DD.")
     max_batch_size = 10_000
-    # Silver goes on with what its bronze has read: before another domain is begun.
+    # Highest priority: a domain's silver reuses what its bronze has read, before another domain starts.
     priority = 3
 
     @property
@@ -108,7 +108,7 @@ class Bronze(LakeTask):
         return [BronzeTarget(self.domain, date) for date in self.dates]
 
     def complete(self) -> bool:
-        """As all of its targets, which would look at the lake for each of them."""
+        """Whether all targets exist, without looking at the lake once per target."""
         return not runs.state(self.domain).stale & set(self.dates)
 
     def run(self) -> None:
@@ -141,7 +141,7 @@ class BronzeTarget(luigi.Target):
 
 
 class Silver(LakeTask):
-    """One silver partition. Luigi joins those of a domain that are due at once to one task, one pass over the data."""
+    """One silver partition. Luigi merges a domain's stale partitions into one task, one pass over the data."""
 
     domain = DomainParameter()
     date = DatesParameter(description="Event date (UTC), YYYY-MM-DD.")
@@ -151,7 +151,7 @@ class Silver(LakeTask):
     @classmethod
     @functools.cache
     def get_params(cls) -> list[tuple[str, luigi.Parameter[Any]]]:
-        """As Luigi finds them out: it asks ten times a task, and of these there are thousands."""
+        """As in Luigi, but cached: Luigi calls this ten times per task, and there are thousands of these tasks."""
         found: list[tuple[str, luigi.Parameter[Any]]] = super().get_params()
         return found
 
@@ -166,7 +166,7 @@ class Silver(LakeTask):
         return [SilverTarget(self.domain, date) for date in self.dates]
 
     def complete(self) -> bool:
-        """As all of its targets, which would look at the lake for each of them."""
+        """Whether all targets exist, without looking at the lake once per target."""
         state = runs.state(self.domain)
         return not state.stale_landings() and all(state.is_fresh(date) for date in self.dates)
 
@@ -180,7 +180,7 @@ class Silver(LakeTask):
             built = silver.build(state, due, run.engine, settings().chunk_rows, self.on_progress())
             page = None
             if built.validation:
-                # A page tells what was published, so that has to have happened.
+                # The page says what was published, so it is written after publishing.
                 page = docs.page_url(
                     run.lake, docs.keep(run.lake, built.validation, built.counts, built.withheld, built.examples)
                 )
@@ -190,10 +190,10 @@ class Silver(LakeTask):
 
 
 class DomainSilver(LakeTask, luigi.WrapperTask):
-    """Every silver partition of a domain that is due, and everything that is waiting below them."""
+    """Every stale silver partition of a domain, and every stale bronze partition below them."""
 
     domain = DomainParameter(broken=True)
-    # Before any gold table: the import that it starts takes longer than they do.
+    # Before any gold table: the import that this starts takes longer than they do.
     priority = 2
 
     def complete(self) -> bool:
@@ -202,7 +202,7 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
         state = runs.state(self.domain)
         if state.stale_landings() or state.stale_dates():
             return False
-        # A broken suite is to be noticed before the next delivery needs it.
+        # Notice a broken suite now, not when the next delivery needs it.
         with contextlib.suppress(LakeError):
             return bool(suite.load_suite(domains()[self.domain]))
         return False
@@ -211,7 +211,7 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
         if self.domain in broken_domains():
             raise LakeError(broken_domains()[self.domain])
         if multiprocessing.parent_process() is None:
-            # It takes a second or two, and there will be something to validate.
+            # The import takes a second or two, and rows to validate are likely.
             importing.import_in_background()
         yield [Bronze(self.domain, date.isoformat()) for date in runs.state(self.domain).stale_landings()]
         suite.load_suite(domains()[self.domain])
@@ -219,7 +219,7 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
 
 
 class SilverTarget(luigi.Target):
-    """Exists when the partition's file is whole and its lineage is that of its inputs as they are now."""
+    """Exists when the partition's file is whole and its lineage matches its current inputs."""
 
     def __init__(self, domain: str, date: dt.date) -> None:
         self.domain, self.date = domain, date
@@ -231,7 +231,7 @@ class SilverTarget(luigi.Target):
 
     def exists(self) -> bool:
         state = runs.state(self.domain)
-        # What is waiting below may hold rows of any date.
+        # A stale bronze partition may hold rows of any date.
         return not state.stale_landings() and state.is_fresh(self.date)
 
     def __str__(self) -> str:
@@ -265,7 +265,7 @@ class Gold(LakeTask):
         table, run = tables()[self.table], runs.current()
         with locked(run, table):
             if not is_fresh(run, table):
-                # What a run that died after it published left among the pages.
+                # Pages left over by a run that died after it published.
                 for domain in domains_of(table):
                     docs.sweep(run.lake, domain)
                 said = gold.build(run, table, run.engine, settings().keep_snapshots)
@@ -273,14 +273,14 @@ class Gold(LakeTask):
 
 
 class GoldTarget(luigi.Target):
-    """Exists when the newest snapshot was made from what silver holds now, and nothing is waiting below."""
+    """Exists when the newest snapshot was made from the current silver, and nothing below is stale."""
 
     def __init__(self, table: str) -> None:
         self.table = tables()[table]
 
     @property
     def path(self) -> str:
-        """The newest snapshot, or the directory of the table where there is none yet."""
+        """The newest snapshot, or the table's directory if it has none yet."""
         run = runs.current()
         newest, _ = newest_snapshot(run, self.table)
         gold_path = run.lake.gold(self.table.name, newest) if newest else run.lake.layer("gold", self.table.name)
@@ -291,7 +291,7 @@ class GoldTarget(luigi.Target):
         states = [run.state(domain) for domain in domains_of(self.table)]
         is_due = any(state.stale_landings() or state.stale_dates() for state in states)
         fresh = not is_due and is_fresh(run, self.table)
-        # Where this run has nothing to publish, nobody else keeps what was learned of the snapshot.
+        # If this run publishes nothing, only this saves what was learned about the snapshot.
         for state in states:
             state.save()
         return fresh
@@ -302,7 +302,7 @@ class GoldTarget(luigi.Target):
 
 @contextlib.contextmanager
 def locked(run: Run, table: Table) -> Iterator[None]:
-    """Hold the locks of all domains that a table is made from, in an order that is every run's."""
+    """Hold the locks of all domains that a table is made from; every run takes them in the same order."""
     with contextlib.ExitStack() as stack:
         for domain in sorted(domains_of(table)):
             stack.enter_context(run.state(domain).locked())
@@ -313,10 +313,10 @@ def locked(run: Run, table: Table) -> Iterator[None]:
 
 
 class Report(LakeTask):
-    """The page about the lake as it is now; on a bad day too, when other tasks failed."""
+    """The report page about the current lake, also when other tasks failed."""
 
-    # It requires nothing that could fail and keep it from running. All else has a higher priority, so it comes last.
-    # (Below 0 would not do: luigid takes 0 for the priority of a task that is done, and never lowers one again.)
+    # It requires no tasks, so no failure keeps it from running. All others have a higher priority, so it runs last.
+    # (A priority below 0 would not work: luigid gives a finished task priority 0, and never lowers a priority.)
     priority = 0
 
     def output(self) -> ReportTarget:
@@ -330,7 +330,7 @@ class Report(LakeTask):
 
 
 class ReportTarget(luigi.Target):
-    """Exists when nothing is due in the lake and the page was made from what is there now."""
+    """Exists when nothing in the lake is stale and the page describes the current lake."""
 
     def exists(self) -> bool:
         return report.is_of_now(runs.current())
@@ -341,12 +341,12 @@ class ReportTarget(luigi.Target):
 
 
 def visualiser_url() -> str:
-    """Where the visualiser is."""
+    """URL of the visualiser."""
     core = luigi.interface.core()
     return str(core.scheduler_url or f"http://{core.scheduler_host}:{core.scheduler_port}")
 
 
-# ------------------------------------------------------------------------------------------------ what schedules fire
+# ------------------------------------------------------------------------------------------------ batches, whole layers
 
 
 class Generate(LakeTask, luigi.WrapperTask):
@@ -354,7 +354,7 @@ class Generate(LakeTask, luigi.WrapperTask):
 
     domain = DomainParameter()
     batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
-    rows = luigi.OptionalIntParameter(default=None, description="Rows to draw; a domain has its own usual number.")
+    rows = luigi.OptionalIntParameter(default=None, description="Rows to generate; each domain has its own default.")
 
     def requires(self) -> luigi.Task:
         return Staging(self.domain, self.batch, self.rows)
@@ -386,8 +386,8 @@ class GenerateAll(LakeTask, luigi.WrapperTask):
 
 
 class EverythingTask(LakeTask, luigi.WrapperTask):
-    """All of a layer. Fails at its end where a domain's module is broken, or where `[lake] rejected = fail` and there
-    are rejected files."""
+    """All of a layer. Fails at the end if a domain's module is broken, or if files were rejected and `[lake] rejected =
+    fail`."""
 
     def complete(self) -> bool:
         return not refused() and bool(super().complete())
@@ -398,7 +398,7 @@ class EverythingTask(LakeTask, luigi.WrapperTask):
 
 
 def refused() -> list[str]:
-    """What makes a run fail although it has done all it could: broken domains, and rejected files where these do."""
+    """What fails a run after it did all it could: broken domains, and rejected files if `[lake] rejected = fail`."""
     broken = list(broken_domains().values())
     if settings().rejected != "fail":
         return broken
@@ -406,7 +406,7 @@ def refused() -> list[str]:
 
 
 class BronzeAll(EverythingTask):
-    """Everything that is staged, landed."""
+    """Lands every staged file."""
 
     def requires(self) -> list[luigi.Task]:
         return [
@@ -415,14 +415,14 @@ class BronzeAll(EverythingTask):
 
 
 class SilverAll(EverythingTask):
-    """Every silver partition that is due, and everything below it."""
+    """Every stale silver partition, and everything stale below."""
 
     def requires(self) -> list[luigi.Task]:
         return [DomainSilver(domain) for domain in {**domains(), **broken_domains()}]
 
 
 class GoldAll(EverythingTask):
-    """Every gold table, everything that is due below, whether a table reads it or not, and the report."""
+    """Every gold table, everything stale below, whether or not a table reads it, and the report."""
 
     def requires(self) -> list[luigi.Task]:
         names = [*tables(), *broken_tables()]
@@ -430,12 +430,12 @@ class GoldAll(EverythingTask):
         return [*(DomainSilver(domain) for domain in every_domain), *(Gold(table) for table in names), Report()]
 
     def complete(self) -> bool:
-        # A domain that cannot be looked at fails by itself, and says why; the others are made all the same.
+        # A domain that cannot be read fails by itself and says why; the others are still built.
         with contextlib.suppress(LakeError):
             return bool(super().complete())
         return False
 
     def run(self) -> None:
-        # A second worker may have made it while the first was not done.
+        # With a second worker, Report may have run before the last table was finished.
         report.publish(runs.current(), visualiser_url())
         super().run()

@@ -263,8 +263,8 @@ def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, mon
     monkeypatch.setattr("sys.argv", ["summary"])
     summary.main()
     shown = capsys.readouterr().out
-    assert "local_output/sales/link.csv (no ordinary file) was left alone" in shown
-    assert "local_output/sales/notes.txt (no .csv) was left alone" in shown
+    assert "local_output/sales/link.csv (no ordinary file) was ignored" in shown
+    assert "local_output/sales/notes.txt (no .csv) was ignored" in shown
 
 
 @pytest.mark.parametrize("same_date", [False, True])
@@ -568,8 +568,8 @@ def test_a_rule_about_the_values_of_a_column_is_about_the_table(lake):
     ("settings", "message"),
     [
         ({"chunk_rows": 0}, "chunk_rows=0: expected 1 or more"),
-        ({"timestamp_formats": {"sales": "%m/%d/%Y"}}, 'a list of formats is wanted: {"sales": ["%m/%d/%Y"]}'),
-        ({"timestamp_formats": {"sales": ["%Q"]}}, "'%Q' of sales is no format"),
+        ({"timestamp_formats": {"sales": "%m/%d/%Y"}}, 'expected a list of formats for sales: {"sales": ["%m/%d/%Y"]}'),
+        ({"timestamp_formats": {"sales": ["%Q"]}}, "for sales, got '%Q'"),
         ({"timestamp_formats": {"sale": ["%Y"]}}, "there is no domain sale"),
     ],
 )

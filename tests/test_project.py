@@ -142,10 +142,10 @@ def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
         ("import nothing_such\n", "domains/broken.py, line 1: ModuleNotFoundError: No module named 'nothing_such'"),
         ("import _helper\n", "domains/_helper.py, line 1: NameError: name 'x' is not defined"),
         ("raise SystemExit(0)\n", "domains/broken.py, line 1: SystemExit: 0"),
-        ("DOMAIN = 3\n", "domains/broken.py: DOMAIN is a int, and no lakejobs.model.Domain"),
+        ("DOMAIN = 3\n", "domains/broken.py: expected DOMAIN to be a lakejobs.model.Domain, got int"),
         (
             ORDERS.replace('"line": "integer"', '"line": "whole"'),
-            "domains/broken.py, line 3: domain orders, column line: 'whole' is not a type; there are text, integer",
+            "domains/broken.py, line 3: domain orders, column line: unknown type 'whole'; expected one of text,",
         ),
         (ORDERS.replace('    event_time="timestamp",\n', ""), "domains/broken.py, line 3: TypeError"),
         (ORDERS, "domains/broken.py and domains/orders.py both define the domain orders; rename one of them"),
@@ -198,7 +198,7 @@ def test_where_every_module_is_broken_a_run_says_so(shop):
     done = shop.command("GoldAll")
     assert done.returncode == 30, done.stderr
     assert "domains/orders.py, line 1: NameError: name 'nothing' is not defined" in done.stderr
-    assert "gold/orders_by_day.sql: its source orders is neither a domain nor a gold table that works" in done.stderr
+    assert "gold/orders_by_day.sql: its source orders is neither a domain nor a working gold table" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -211,7 +211,7 @@ def test_where_every_module_is_broken_a_run_says_so(shop):
         ),
         (["--lake-domains", "nowhere"], "[lake] domains names nowhere, which is neither a directory in "),
         (["--lake-domains", "no.where"], "[lake] domains names no.where, which is neither a directory in "),
-        (["--lake-domains", ","], "[lake] domains names nothing"),
+        (["--lake-domains", ","], "[lake] domains is empty"),
         (["--lake-tables", "json.tool"], "[lake] tables names json.tool, which is a module"),
     ],
 )
@@ -233,7 +233,7 @@ def test_two_tables_of_a_name_are_named_with_both_files(shop, set_lake):
     shop.write("more/orders_by_day.sql", BY_DAY)
     set_lake(tables="gold, more")
     assert broken_tables() == {
-        "orders_by_day": "gold/orders_by_day.sql and more/orders_by_day.sql are both the gold table orders_by_day; "
+        "orders_by_day": "gold/orders_by_day.sql and more/orders_by_day.sql both define the gold table orders_by_day; "
         "rename one of them"
     }
 
@@ -673,7 +673,7 @@ def test_a_new_project_is_made_where_nothing_is(lakejobs, tmp_path):
     for directory in ("empty", "new", "deep/new"):
         done = lakejobs("init", directory)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"{directory} holds a project that runs")
+        assert done.stdout.startswith(f"Created a project in {directory}.")
         there = tmp_path / directory
         made = {str(path.relative_to(there)) for path in there.glob("**/*") if path.is_file()}
         assert made == {
@@ -718,16 +718,16 @@ def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
         (("lines: 1, amount: 1.1", "amount: 1.1"), None),
         (("1.10}", "'1.10'}"), None),
         (("10:00:00,", "23:30:00-01:00,"), "2026-11-02"),
-        (("lines: 1", "lines: 2"), "expected, but not there:"),
+        (("lines: 1", "lines: 2"), "expected, but missing:"),
         (("lines: 1", "lines: 1.5"), "2026-11-01  1.5"),
         (("lines: 1", "linse: 1"), "orders_by_day has no column linse; it has date, lines, amount"),
         (("amount: 1.10", "amuont: 1.10"), "given orders, row 1: orders has no column amuont; it has order_id, line"),
         (("amount: 1.10", "amount: much"), "given orders, row 1: Conversion Error: Could not convert string \"much\""),
         (("    orders:", "    sales:"), "orders_by_day does not read sales; it reads orders"),
-        (("  given:", "  gives:"), "case 1: a case has name, given and expect, and nothing else"),
-        (("- {date", "{date"), "gold/orders_by_day.test.yaml, case 'one': expect has to be a list of rows"),
+        (("  given:", "  gives:"), "case 1: a case needs name, given and expect, and nothing else"),
+        (("- {date", "{date"), "gold/orders_by_day.test.yaml, case 'one': expect must be a list of rows"),
         (("- {date", "- [date"), "gold/orders_by_day.test.yaml, line 6: "),
-        ((CASE, "one: two"), "gold/orders_by_day.test.yaml: it has to be a list of cases"),
+        ((CASE, "one: two"), "gold/orders_by_day.test.yaml: expected a list of cases"),
     ],
 )  # fmt: skip
 def test_an_example_that_does_not_hold_says_why(shop, change, message):

@@ -136,7 +136,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
          "select cast(timestamp as date) as date from sales, inventory_net_position",
          "name it inventory_net_position (all days) among the sources"),
         ("date\n-- sources: sales, nothing, nobody", "select 1",
-         "its sources nothing, nobody are neither a domain nor a gold table that works; there are category_"),
+         "its sources nothing, nobody are neither a domain nor a working gold table; expected one of category_"),
         ("date\n-- sources: sales inventory", "select 1", "does not begin with the lines"),
         ("date\n-- source: sales\n-- chart: x", "select 1",
          "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),

@@ -1,4 +1,4 @@
-"""The command line beside Luigi's: `lakejobs`."""
+"""The `lakejobs` command; tasks run with `luigi --module lakejobs`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lakejobs.commands.testing import test
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lakejobs", message="lakejobs %(version)s")
 def main() -> None:
-    """A data lake of one's own: what goes with `luigi --module lakejobs`."""
+    """Create and test a data lake project. To run one: luigi --module lakejobs GoldAll"""
 
 
 main.add_command(init)

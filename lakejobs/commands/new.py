@@ -1,4 +1,4 @@
-"""`lakejobs init`: a new project, small enough to read, that runs."""
+"""`lakejobs init`: create a project that is small enough to read and ready to run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import click
 from lakejobs.messages import LakeError
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), "new_project")
-# A wheel's package data leaves out names that begin with a dot.
+# The package data of a wheel omits names that begin with a dot.
 RENAMED = {"gitignore": ".gitignore"}
 
 MADE = """\
-{directory} holds a project that runs; every file in it says what it is for. Next:
+Created a project in {directory}. Each file explains what it is for. Next:
 
     cd {directory}
     luigi --module lakejobs GoldAll --local-scheduler
@@ -25,18 +25,18 @@ MADE = """\
 @click.command()
 @click.argument("directory")
 def init(directory: str) -> None:
-    """Make a new project in DIRECTORY, which is empty or not there yet."""
+    """Create a project in DIRECTORY, which must be empty or not exist yet."""
     make_project(directory)
     click.echo(MADE.format(directory=directory), nl=False)
 
 
 def make_project(directory: str) -> None:
-    """Write the files of a new project. Raises LakeError where something is in the way."""
+    """Write the files of a new project. Raises LakeError if the directory cannot be used."""
     if os.path.lexists(directory) and not os.path.isdir(directory):
-        raise LakeError(f"{directory} is a file; name a directory that is empty or not there yet")
+        raise LakeError(f"{directory} is a file; choose a directory that is empty or does not exist yet")
     try:
         if os.path.isdir(directory) and os.listdir(directory):
-            raise LakeError(f"{directory} is not empty; name a directory that is, or one that is not there yet")
+            raise LakeError(f"{directory} is not empty; choose a directory that is empty or does not exist yet")
     except OSError as error:
         raise LakeError(f"{directory} cannot be read: {error.strerror}") from None
     for name in template_files():
@@ -55,7 +55,7 @@ def _write(path: str, text: str) -> None:
 
 
 def template_files() -> Iterator[str]:
-    """Names of the files of a new project, from its directory."""
+    """Paths of the template's files, relative to the project's directory."""
     for directory, subdirectories, names in os.walk(TEMPLATE):
         subdirectories[:] = [name for name in subdirectories if name != "__pycache__"]
         for name in names:

@@ -1,4 +1,4 @@
-"""What a person wants to see after a run: rows through each layer, the head of the gold tables, where the rest is.
+"""Summary of a run: rows through the layers, the last rows of the gold tables, warnings, links to the pages.
 
 usage: python -m lakejobs.commands.summary [the same --lake-… arguments as luigi]
 """
@@ -65,7 +65,7 @@ def show(run: Run) -> str:
 
 
 def link(lake: Lake, path: str) -> str:
-    """Where a page is served, if it is that page; or else the file itself. Another lake may be served there."""
+    """The URL where a page is served; the file's own URL if no page, or that of another lake, is served there."""
     url = docs.page_url(lake, path)
     if url.startswith("http"):
         try:
@@ -90,9 +90,9 @@ def table(content: Any, *, index: bool = True) -> str:
 
 
 def troubles(state: DomainState) -> list[str]:
-    """Warnings, and files that were not taken in; nothing is passed by in silence."""
+    """Warnings, and the staged files that were ignored."""
     lines = state.warnings
-    lines += [f"{state.lake.staging.location(state.domain)}/{name} was left alone" for name in state.ignored]
+    lines += [f"{state.lake.staging.location(state.domain)}/{name} was ignored" for name in state.ignored]
     return ["\n".join(lines)] if lines else []
 
 

@@ -1,8 +1,8 @@
-"""`lakejobs test`: examples of gold tables, as tests.
+"""`lakejobs test`: run the examples of gold tables as tests.
 
-Beside a table's SQL, in `<table>.test.yaml`, stands a list of cases: a `name`, the rows that each source is `given`,
-and the rows to `expect`. Given rows have the types of their source; a column left out is NULL, a source left out is
-empty. Of what the SQL makes of them, the columns that the expected rows name are compared, in any order of rows.
+`<table>.test.yaml` beside a table's SQL is a list of cases: a `name`, the rows `given` to each source, and the rows to
+`expect`. Given rows have their source's types; an omitted column is NULL, an omitted source is empty. Only the columns
+that the expected rows name are compared, in any order of rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Case:
     table: str
     name: str
     path: str
-    """Of the file it stands in, as messages have it."""
+    """Path of its file, as messages show it."""
     given: Mapping[str, Sequence[Row]]
     expect: Sequence[Row]
 
@@ -48,16 +48,16 @@ class Case:
         return f"{self.path}, case {self.name!r}"
 
     def difference(self) -> str | None:
-        """How what the SQL makes differs from what is expected, in lines for people; None where it does not.
+        """The difference between computed and expected rows, as readable lines; None if there is none.
 
-        Raises LakeError where the example or the table's SQL is broken.
+        Raises LakeError if the example or the table's SQL is broken.
         """
         table = _table(self.table)
         with tempfile.TemporaryDirectory() as spill:
             return _difference(self, table, spill)
 
     def check(self) -> None:
-        """Raise AssertionError where the SQL makes something else than what is expected: a test, for pytest."""
+        """For pytest: raise AssertionError if the computed rows differ from the expected ones."""
         __tracebackhide__ = True
         try:
             difference = self.difference()
@@ -69,7 +69,10 @@ class Case:
 @click.command()
 @click.argument("tables", metavar="[TABLE]...", nargs=-1)
 def test(tables: tuple[str, ...]) -> None:
-    """Run the examples of gold tables, TABLE.test.yaml beside their SQL: of all tables, or of those named."""
+    """Run the examples of gold tables.
+
+    They are in TABLE.test.yaml beside each table's SQL. Without TABLE, runs the examples of all tables.
+    """
     from lakejobs import project
     from lakejobs.tables import broken_tables
 
@@ -89,7 +92,7 @@ def test(tables: tuple[str, ...]) -> None:
             click.echo(f"FAILED  {name}: {error}")
             continue
         if not found:
-            click.echo(f"-       {name} has no examples; write some in {name}{SUFFIX} beside its SQL")
+            click.echo(f"-       {name} has no examples; add some in {name}{SUFFIX} beside its SQL")
         for case in found:
             try:
                 difference = case.difference()
@@ -105,7 +108,7 @@ def test(tables: tuple[str, ...]) -> None:
 
 
 def cases(*tables: str) -> list[Case]:
-    """The examples of gold tables: of all of them, or of those named. Raises LakeError where a file cannot be read."""
+    """The examples of all gold tables, or of the given ones. Raises LakeError if a file cannot be read."""
     from lakejobs import project
 
     wanted = set(_names(tables))
@@ -113,20 +116,22 @@ def cases(*tables: str) -> list[Case]:
     found: list[Case] = []
     for table, path in project.table_files(SUFFIX):
         if table not in known:
-            raise LakeError(f"{project.shown(path)} is of no gold table; there are {', '.join(sorted(known))}")
+            raise LakeError(
+                f"{project.shown(path)} belongs to no gold table; expected one of {', '.join(sorted(known))}"
+            )
         if table in wanted:
             found += _read(table, path, project.shown(path))
     return found
 
 
 def _names(tables: Sequence[str]) -> list[str]:
-    """The tables named, or all."""
+    """The given tables, or all."""
     from lakejobs.tables import read_sql
 
     known = sorted({name for name, _, _ in read_sql()})
     for name in tables:
         if name not in known:
-            raise LakeError(f"there is no gold table {name!r}; there are {', '.join(known)}")
+            raise LakeError(f"unknown gold table {name!r}; expected one of {', '.join(known)}")
     return list(tables) or known
 
 
@@ -158,7 +163,7 @@ def _read(table: str, path: str, shown: str) -> Iterator[Case]:
     except OSError as error:
         raise LakeError(f"{shown} cannot be read: {error.strerror}") from None
     if not isinstance(content, list):
-        raise LakeError(f"{shown}: it has to be a list of cases, each with name, given and expect")
+        raise LakeError(f"{shown}: expected a list of cases, each with name, given and expect")
     for number, case in enumerate(content, start=1):
         yield _case(table, shown, number, case)
 
@@ -166,16 +171,16 @@ def _read(table: str, path: str, shown: str) -> Iterator[Case]:
 def _case(table: str, path: str, number: int, content: Any) -> Case:
     where = f"{path}, case {number}"
     if not isinstance(content, dict) or set(content) != PARTS:
-        raise LakeError(f"{where}: a case has name, given and expect, and nothing else")
+        raise LakeError(f"{where}: a case needs name, given and expect, and nothing else")
     given, expect = content["given"] or {}, content["expect"] or []
     where = f"{path}, case {content['name']!r}"
     if not isinstance(given, dict):
-        raise LakeError(f"{where}: given has to name sources, each with a list of rows")
+        raise LakeError(f"{where}: given must name sources, each with a list of rows")
     for what, rows in [*((f"given {source}", rows or []) for source, rows in given.items()), ("expect", expect)]:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise LakeError(f"{where}: {what} has to be a list of rows, each {{column: value, …}}")
+            raise LakeError(f"{where}: {what} must be a list of rows, each {{column: value, …}}")
     if len({frozenset(row) for row in expect}) > 1:
-        raise LakeError(f"{where}: the expected rows have to name the same columns")
+        raise LakeError(f"{where}: all expected rows must name the same columns")
     return Case(table, str(content["name"]), path, {source: rows or [] for source, rows in given.items()}, expect)
 
 
@@ -205,19 +210,19 @@ def _difference(case: Case, table: Table, spill: str) -> str | None:
     if found == expected:
         return None
     lines = []
-    for title, some in (("expected, but not there", expected - found), ("there, but not expected", found - expected)):
+    for title, some in (("expected, but missing", expected - found), ("computed, but not expected", found - expected)):
         if some:
             lines += [f"  {title}:", *(f"    {line}" for line in _lines(names, some))]
     return "\n".join(lines)
 
 
 def sources(table: Table) -> tuple[str, ...]:
-    """What a table reads: domains and gold tables."""
+    """The domains and gold tables that a table reads."""
     return tuple(source.name for source in table.sources)
 
 
 def columns_of(source: str, spill: str) -> dict[str, str]:
-    """The columns of a domain's silver rows, or of a gold table, and their SQL types."""
+    """The columns and SQL types of a domain's silver rows, or of a gold table."""
     from lakejobs.engine import QueryError
     from lakejobs.layers.gold import sql_types
     from lakejobs.project import domains
@@ -249,7 +254,7 @@ def _described(relation: str, engine: Connection) -> dict[str, str]:
 
 
 def _give(case: Case, source: str, columns: Mapping[str, str], engine: Connection) -> None:
-    """Make the given rows of a source readable under its name."""
+    """Create a source's table with the rows it is given."""
     from lakejobs.engine import QueryError
 
     kinds = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
@@ -258,7 +263,7 @@ def _give(case: Case, source: str, columns: Mapping[str, str], engine: Connectio
         where = f"{case.place}: given {source}, row {number}"
         if strange := [name for name in row if name not in columns]:
             raise LakeError(f"{where}: {source} has no column {few(strange)}; it has {few(columns, 50)}")
-        # Whatever an example is given is valid, as all rows are that gold reads.
+        # Given rows are valid unless they say otherwise, because gold reads only valid rows.
         filled = {"is_valid": True, **row} if "is_valid" in columns else row
         values = ", ".join(f"cast({_literal(value)} as {columns[name]})" for name, value in filled.items())
         names = ", ".join(map(_quoted, filled))
@@ -275,7 +280,7 @@ def _literal(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A moment with an offset in UTC, as the lake has it."""
+    """A datetime with an offset as naive UTC, the lake's form; any other value as it is."""
     if isinstance(value, dt.datetime) and value.tzinfo:
         return value.astimezone(dt.UTC).replace(tzinfo=None)
     return value
@@ -289,7 +294,7 @@ def _quoted(name: str) -> str:
 
 
 def _comparable(value: Any, kind: str) -> Any:
-    """A value of a column, computed or expected, so that equal ones are equal: doubles to twelve digits."""
+    """A computed or expected value in a form that compares equal if it should: doubles are rounded to 12 digits."""
     value = _plain(value)
     if value is None or kind == "BOOLEAN":
         return value
@@ -304,7 +309,7 @@ def _comparable(value: Any, kind: str) -> Any:
 
 
 def _lines(names: Sequence[str], rows: Counter[tuple[Any, ...]]) -> list[str]:
-    """Rows below their columns' names, aligned."""
+    """Aligned rows below a header of their columns' names."""
     texts = [["NULL" if value is None else str(value) for value in row] for row in rows.elements()]
     widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
     return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in [list(names), *sorted(texts)]]

@@ -1,12 +1,12 @@
-"""The lake's two schedules in Airflow: one makes data, the other takes it to gold.
+"""The lake's two Airflow schedules: one generates data, the other takes it to gold.
 
-The file stands alone: it imports Airflow and the standard library, and has Luigi run from the lake's own environment.
-Where that is follows from this file's place in the project. A copy of it somewhere else is told by the environment of
-the DAG processor and the workers:
+This file stands alone: it imports only Airflow and the standard library, and runs the luigi of the lake's own
+environment. By default it finds that relative to its own place in the project. To use a copy elsewhere, set these
+variables for the DAG processor and the workers:
 
-    LAKEJOBS_DIRECTORY            the runs' working directory, with luigi.cfg and expectations/ (the project)
-    LAKEJOBS_LUIGI                the luigi of the lake's environment (the project's .venv/bin/luigi)
-    LUIGID_ADDRESS, LUIGID_PORT   where to ask for luigid (127.0.0.1, 8082)
+    LAKEJOBS_DIRECTORY            working directory of the runs, with luigi.cfg and expectations/ (the project)
+    LAKEJOBS_LUIGI                luigi in the lake's environment (the project's .venv/bin/luigi)
+    LUIGID_ADDRESS, LUIGID_PORT   address of luigid (127.0.0.1, 8082)
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LUIGI = os.environ.get("LAKEJOBS_LUIGI", os.path.join(PROJECT, ".venv", "bin", "
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
-# The moment belongs to the run and not to the attempt, so a retry repeats its batch and makes no second one.
-# A run triggered by hand has no logical date.
+# The batch belongs to the run, not to the attempt, so a retry repeats its batch instead of generating another one.
+# A run triggered by hand may have no logical date.
 BATCH = "{{ (dag_run.logical_date or dag_run.run_after).strftime('%Y%m%d_%H%M%S') }}"
 
-# Through luigid, where it answers, so that the run is seen in its visualiser. Twice an hour both schedules are due at
-# once; the runs wait for each other by themselves.
+# Uses luigid if it answers, so that the run appears in the visualiser. Twice an hour both schedules start together;
+# their runs wait for each other.
 COMMAND = r"""
 address=${LUIGID_ADDRESS:-127.0.0.1} port=${LUIGID_PORT:-8082}
 luigid_answers() {
@@ -49,21 +49,21 @@ set -x
 
 
 def luigi(task_id: str, task: str, time_limit: timedelta) -> BashOperator:
-    """A Luigi task. It fails where Luigi says so by its exit code ([retcode] in luigi.cfg)."""
+    """A Luigi task. It fails if Luigi's exit code is not 0 ([retcode] in luigi.cfg)."""
     return BashOperator(
         task_id=task_id,
         bash_command=COMMAND.replace("TASK", task),
         cwd=DIRECTORY,
         env={"LUIGI": LUIGI},
         append_env=True,
-        do_xcom_push=False,  # the last line of Luigi's log is no result
+        do_xcom_push=False,  # the last line of Luigi's log is not a result
         execution_timeout=time_limit,
     )
 
 
 with DAG(
     "data_lake_generator_dag",
-    description="Makes and lands a batch of each domain every five minutes",
+    description="Generates and lands a batch of each domain every five minutes",
     schedule="*/5 * * * *",
     start_date=START,
     catchup=False,
@@ -74,11 +74,11 @@ with DAG(
     doc_md="""
 ### New data for the lake
 
-Every five minutes a batch of generated rows of each domain is staged as CSV (`local_output/`) and landed in bronze:
+Every five minutes, stages a generated batch of each domain as CSV (`local_output/`) and lands it in bronze:
 `luigi --module lakejobs Generate --domain … --Generate-batch …`.
 
-The batch is named by the moment of the run. Retrying or clearing a task repeats that batch, and a batch that has
-landed is not landed twice.
+The moment of the run names the batch. Retrying or clearing a task repeats that batch, and a batch that has landed does
+not land again.
 """,
 ):
     for domain in ("sales", "customer_events", "inventory"):
@@ -98,11 +98,11 @@ with DAG(
 ### From bronze to gold
 
 Every half hour: `bronze_to_silver` types, corrects, deduplicates and validates what is new (`luigi --module lakejobs
-SilverAll`), then `silver_to_gold` recomputes the gold tables that it changes (`GoldAll`).
+SilverAll`), then `silver_to_gold` recomputes the gold tables affected (`GoldAll`).
 
-Each does what is due and nothing else, so a run that was missed, failed or timed out needs no repair: the next one
-does its work. If a rule of the whole table is broken, or a suite cannot be read, the task fails and the last
-good partitions stay; the task's log says which.
+Each rebuilds only what is stale, so a run that was missed, failed or timed out needs no repair: the next run does its
+work. If partitions are withheld, or a suite cannot be read, the task fails and the last good partitions stay; the
+task's log says which rule or suite it was.
 """,
 ):
     luigi("bronze_to_silver", "SilverAll", timedelta(hours=1)) >> luigi("silver_to_gold", "GoldAll", timedelta(hours=1))

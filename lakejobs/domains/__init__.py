@@ -1,4 +1,4 @@
-"""The fact tables that come with lakejobs, a module each."""
+"""The fact tables that come with lakejobs, one module each."""
 
 ORDER = ("sales", "customer_events", "inventory")
-"""The modules that come first where domains are listed; all others follow by name."""
+"""The modules listed first; all others follow by name."""

@@ -1,6 +1,6 @@
-"""The made-up company behind the generated data: one catalogue and one customer base for all domains.
+"""The fictional company behind the generated data: one catalogue and one customer base for all domains.
 
-Faker gives the vocabulary, from a fixed seed, so the tables join and every machine sees the same company.
+Faker provides the vocabulary from a fixed seed, so the tables join and every machine generates the same company.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUPPLIERS = 25
 
 
 class Products(NamedTuple):
-    """Columns of the catalogue, one entry a product. Prices are in euros and cents, as integers of cents."""
+    """Columns of the catalogue, one entry per product. Prices and costs are euro cents, as integers."""
 
     product_id: np.ndarray
     name: np.ndarray
@@ -50,7 +50,7 @@ def products() -> Products:
     for number in range(PRODUCTS):
         category = categories[number % len(categories)]
         thing = CATEGORIES[category][number // len(categories) % len(CATEGORIES[category])]
-        # A maker's name may hold a comma ("Wood, Reed and Cole"): the files need quoting, as real ones do.
+        # A company name may contain a comma ("Wood, Reed and Cole"), so the files need quoting, as real ones do.
         names.append(f"{fake.company()} {fake.color_name()} {thing}")
         kinds.append(category)
     price = draw.integers(4, 400, PRODUCTS) * 100 + draw.choice([0, 49, 50, 95, 99], PRODUCTS)
@@ -71,7 +71,7 @@ def customer_ids(numbers: np.ndarray) -> np.ndarray:
 
 
 def record_ids(letter: str, batch: dt.datetime, first: int, count: int) -> np.ndarray:
-    """Ids that no other batch of the domain has: `S20261101120000-000001`."""
+    """Ids unique to this batch of the domain: `S20261101120000-000001`."""
     import numpy as np
 
     numbers = np.char.zfill(np.arange(first + 1, first + count + 1).astype(str), 6)
@@ -79,9 +79,9 @@ def record_ids(letter: str, batch: dt.datetime, first: int, count: int) -> np.nd
 
 
 def timestamps(draw: np.random.Generator, batch: dt.datetime, count: int) -> np.ndarray:
-    """ISO 8601 text within the five minutes before the batch, and not before its day began.
+    """Ascending ISO 8601 texts from the five minutes before the batch's moment, never before midnight of its day.
 
-    Some sources leave a fraction of zero out, so one file mixes whole and fractional seconds.
+    Some sources omit a fraction of zero, so a file mixes whole and fractional seconds.
     """
     import numpy as np
 
@@ -94,7 +94,7 @@ def timestamps(draw: np.random.Generator, batch: dt.datetime, count: int) -> np.
 
 
 def cents(amounts: np.ndarray) -> np.ndarray:
-    """Integers of cents as decimal text: 1230 → '12.30'."""
+    """Integer cents as decimal text: 1230 → '12.30'."""
     import numpy as np
 
     sign = np.where(amounts < 0, "-", "")
@@ -104,7 +104,7 @@ def cents(amounts: np.ndarray) -> np.ndarray:
 
 
 def spoil(draw: np.random.Generator, values: np.ndarray, rate: float, bad: str) -> np.ndarray:
-    """The values with `bad` in place of a share of them."""
+    """The values, with a random share `rate` of them replaced by `bad`."""
     import numpy as np
 
     return np.where(draw.random(len(values)) < rate, bad, values)

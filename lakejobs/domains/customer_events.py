@@ -1,7 +1,7 @@
-"""Customer events: one row per thing a visitor did in the shop's web site or app.
+"""Customer events: one row per action of a visitor on the shop's website or in its app.
 
-Seen in real exports: event types the tracker's newer version invented (`UNKNOWN`), events of visitors whose
-customer is not known yet, and clients that send an event again when the network hiccups.
+Seen in real exports: event types that a newer tracker version introduced (`UNKNOWN`), events of visitors who are not
+identified yet, and clients that resend an event after a network error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EVENTS_PER_SESSION = 5
 
 
 def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) -> dict[str, np.ndarray]:
-    """4% of the event types are UNKNOWN, 3% of the customers missing. Some five events share a session."""
+    """4% of the event types are UNKNOWN, 3% of the customers are missing. About five events share a session."""
     import numpy as np
 
     from lakejobs.domains import catalogue
@@ -50,16 +50,16 @@ def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) 
 
 DOMAIN = Domain(
     name="customer_events",
-    description="One row per thing that a visitor did in the shop.",
+    description="One row per action of a visitor in the shop.",
     prefix="events",
     columns={
-        "event_id": Column("text", "the event's own number"),
+        "event_id": Column("text", "id of the event"),
         "timestamp": Column("timestamp", "when it happened"),
-        "customer_id": Column("text", "who did it, where that is known"),
-        "session_id": Column("text", "the visit that it belongs to"),
+        "customer_id": Column("text", "who did it, if known"),
+        "session_id": Column("text", "the visit it belongs to"),
         "event_type": Column("text", "login, browse, add_to_cart, checkout or logout"),
-        "product_id": Column("text", "the product that it was about, if any"),
-        "page_url": Column("text", "the page that it happened on"),
+        "product_id": Column("text", "the product it was about, if any"),
+        "page_url": Column("text", "the page it happened on"),
         "device_type": Column("text", "desktop, mobile or tablet"),
     },
     key="event_id",

@@ -1,7 +1,7 @@
 """Inventory: one row per stock movement of a product in a warehouse.
 
-Seen in real exports: movement types of a neighbouring process (`TRANSFER`), receipts booked with a quantity of
-zero, and quantities with decimals (`3.00`) although only whole pieces are counted.
+Seen in real exports: movement types of another process (`TRANSFER`), receipts booked with a quantity of zero, and
+quantities with decimals (`3.00`) although stock is counted in whole pieces.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOVEMENT_TYPES = ("inbound", "outbound", "adjustment")
 
 
 def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) -> dict[str, np.ndarray]:
-    """4% of the movement types are TRANSFER, 3% of the quantities missing or zero."""
+    """4% of the movement types are TRANSFER, 3% of the quantities are missing or zero."""
     import numpy as np
 
     from lakejobs.domains import catalogue
@@ -46,15 +46,15 @@ DOMAIN = Domain(
     description="One row per stock movement of a product in a warehouse.",
     prefix="inventory",
     columns={
-        "movement_id": Column("text", "the movement's own number"),
+        "movement_id": Column("text", "id of the movement"),
         "timestamp": Column("timestamp", "when it was booked"),
         "product_id": Column("text", "what was moved"),
-        "product_name": Column("text", "its name at that time"),
-        "warehouse_id": Column("text", "where it was moved"),
+        "product_name": Column("text", "the product's name at that time"),
+        "warehouse_id": Column("text", "the warehouse it was moved into or out of"),
         "movement_type": Column("text", "inbound, outbound or adjustment"),
         "quantity": Column("integer", "pieces moved"),
-        "unit_cost": Column("number", "of one piece, in the source's currency"),
-        "supplier_id": Column("text", "who delivers the product"),
+        "unit_cost": Column("number", "cost of one piece, in the source's currency"),
+        "supplier_id": Column("text", "who supplies the product"),
     },
     key="movement_id",
     event_time="timestamp",

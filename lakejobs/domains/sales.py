@@ -1,7 +1,7 @@
-"""Sales: one row per sale line, as a shop's till system exports them.
+"""Sales: one row per sale line, as exported by a shop's till system.
 
 Seen in real exports: totals that do not match quantity × price, missing quantities, whole lines sent twice, and
-integers written as `3.0` because the tool that wrote them met a NULL in the column.
+integers written as `3.0` because the exporting tool found a NULL in the column.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STATUSES = ("completed", "pending", "refunded")
 
 
 def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) -> dict[str, np.ndarray]:
-    """5% of the totals are wrong, 3% of the quantities missing."""
+    """5% of the totals are wrong, 3% of the quantities are missing."""
     import numpy as np
 
     from lakejobs.domains import catalogue
@@ -50,14 +50,14 @@ DOMAIN = Domain(
     description="One row per sale line.",
     prefix="sales",
     columns={
-        "sale_id": Column("text", "the sale line's own number"),
+        "sale_id": Column("text", "id of the sale line"),
         "timestamp": Column("timestamp", "when it was sold"),
         "customer_id": Column("text", "who bought"),
         "product_id": Column("text", "what was sold"),
-        "product_name": Column("text", "its name at that time"),
-        "category": Column("text", "its category at that time"),
+        "product_name": Column("text", "the product's name at that time"),
+        "category": Column("text", "the product's category at that time"),
         "quantity": Column("integer", "pieces sold"),
-        "unit_price": Column("number", "for one piece, in the source's currency"),
+        "unit_price": Column("number", "price of one piece, in the source's currency"),
         "total_amount": Column("number", "quantity × unit_price, to the cent"),
         "payment_method": Column("text", "how it was paid"),
         "status": Column("text", "completed, pending or refunded"),

@@ -132,7 +132,9 @@ def arguments(place: Place) -> tuple[list[str], int]:
             count += 1
             if code == 0:
                 violations.append(f"{command} succeeded")
-            elif code < 0 or not re.search(r"there is no|is not a day|is not a moment|usage: ", place.said()):
+            elif code < 0 or not re.search(
+                r"unknown (domain|gold table)|expected a (date|batch)|usage: ", place.said()
+            ):
                 violations.append(f"{command} ended with {code}: {place.said()[-400:]}")
     return violations, count
 

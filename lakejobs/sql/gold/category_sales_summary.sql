@@ -1,6 +1,6 @@
 -- grain: date, category
 -- source: sales
--- One row per UTC day and product category. Sales without a category are a group of their own (NULL).
+-- One row per UTC day and product category. Sales without a category form their own group (NULL).
 -- chart: Revenue by category | category_revenue by category
 select
     cast(timestamp as date) as date,

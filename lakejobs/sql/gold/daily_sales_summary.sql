@@ -1,10 +1,10 @@
 -- grain: date
 -- source: sales
 -- One row per UTC day with at least one valid sale. Money is in the currency of the source, rounded to cents.
--- total_revenue counts every valid sale; refunded_amount is the part of it whose status is refunded or cancelled,
--- and net_revenue the rest. Amounts keep the sign they were reported with: a source that books returns as negative lines
--- has them taken off total_revenue already.
--- chart: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the currency of the source.
+-- total_revenue counts every valid sale; refunded_amount is the part whose status is refunded or cancelled, and
+-- net_revenue the rest. Amounts keep their reported sign: if a source books returns as negative lines, total_revenue is
+-- already reduced by them.
+-- chart: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the source's currency.
 select
     cast(timestamp as date) as date,
     cast(round(sum(cast(total_amount as decimal(21, 6))), 2) as double) as total_revenue,

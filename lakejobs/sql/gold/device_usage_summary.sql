@@ -1,7 +1,7 @@
 -- grain: date, device_type
 -- source: customer_events
--- One row per UTC day and type of device. Events without one are a group of their own (NULL).
--- chart: Sessions by device | session_count by device_type | A session counts once for each day and device.
+-- One row per UTC day and device type. Events without one form their own group (NULL).
+-- chart: Sessions by device | session_count by device_type | A session counts once per day and device.
 select
     cast(timestamp as date) as date,
     device_type,

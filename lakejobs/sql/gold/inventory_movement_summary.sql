@@ -1,7 +1,7 @@
 -- grain: date, product_id, warehouse_id, movement_type
 -- source: inventory
--- One row per UTC day, product, warehouse and type of movement. Quantities are pieces, total_cost the sum of
--- quantity × unit_cost in the currency of the source. Of several names of a product the greatest is shown.
+-- One row per UTC day, product, warehouse and movement type. Quantities are in pieces; total_cost is the sum of
+-- quantity × unit_cost, in the currency of the source. If a product has several names, the last in sort order is shown.
 -- chart: Stock moved | total_quantity by movement_type | Pieces, as booked.
 select
     cast(timestamp as date) as date,

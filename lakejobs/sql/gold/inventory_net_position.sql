@@ -1,8 +1,8 @@
 -- grain: product_id, warehouse_id
 -- source: inventory_movement_summary
 -- One row per product and warehouse over all days, in pieces. net_position is inbound − outbound; adjustments are
--- shown beside it and not counted in, because their sign is not known.
--- chart: Net stock position | net_position by product_name or product_id, warehouse_id | Pieces in minus pieces out, over all days.
+-- shown separately and not included, because their sign is unknown.
+-- chart: Net stock position | net_position by product_name or product_id, warehouse_id | Pieces in − out, all days.
 select
     product_id,
     warehouse_id,

@@ -1,6 +1,6 @@
 -- grain: date, payment_method
 -- source: sales
--- One row per UTC day and payment method. Sales without one are a group of their own (NULL).
+-- One row per UTC day and payment method. Sales without one form their own group (NULL).
 -- chart: Revenue by payment method | payment_revenue by payment_method
 select
     cast(timestamp as date) as date,

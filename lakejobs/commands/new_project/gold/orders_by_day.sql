@@ -2,13 +2,13 @@
 -- source: orders
 -- One row per UTC day with at least one valid order line.
 --
--- The first two lines say what a row stands for and where rows come from: a domain, whose valid rows are read under its
--- name, or another gold table. The rest is one query, in DuckDB's SQL. A table with `date` in its grain is computed only
--- for the days that changed. Make a copy to add a table, with examples beside it in <table>.test.yaml.
+-- The first two lines declare the grain and the source: a domain, whose valid rows the SQL reads under the domain's
+-- name, or another gold table. The rest is one query, in DuckDB's SQL. If `date` is in the grain, only the days that
+-- changed are recomputed. To add a table, copy this file and put examples beside it in <table>.test.yaml.
 --
--- A table may read several sources, `-- sources: orders, returns, products (all days)`: each day then sees that day's rows
--- of every source, and all days of one that says so. The next lines chart it in the report: a title, columns with names,
--- and a note; or `revenue by product` in place of the columns.
+-- A table may read several sources: `-- sources: orders, returns, products (all days)`. Each day then sees that day's
+-- rows of every source, but every row of a source marked `(all days)`. The next lines chart the table in the report:
+-- a title, named columns and a note; or `revenue by product` in place of the named columns.
 -- chart: Revenue | revenue: revenue | In euros.
 -- chart: Orders | all: orders, with gifts: orders_with_gifts
 select

@@ -1,6 +1,6 @@
-"""Every example beside a gold table's SQL, gold/<table>.test.yaml, as a test: run `pytest` in the project's directory.
+"""Runs every example in gold/<table>.test.yaml as a test: run `pytest` in the project's directory.
 
-`pip install pytest` brings pytest; `lakejobs test` runs the same examples without it.
+Install pytest with `pip install pytest`; `lakejobs test` runs the same examples without it.
 """
 
 import pytest
