@@ -127,7 +127,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
     ("head", "sql", "message"),
     [
         ("date\n-- source: sales", "select cast(timestamp as date) as date, (select 1 from inventry) as n from sales",
-         "its SQL reads inventry, which its second line does not name as a source; there are category_sales_summary"),
+         "its SQL reads inventry, which its second line does not name as a source; known sources: category_sales"),
         ("date\n-- source: sales", "select cast(timestamp as date) as date from sales, inventory",
          "its SQL reads inventory, which its second line does not name as a source"),
         ("date\n-- sources: sales, inventory", "select cast(timestamp as date) as date from sales",
@@ -142,7 +142,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
          "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),
         ("category\n-- source: sales\n-- chart: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
         ("date\n-- sources: sales, inventory", "select date '2026-01-01' as date from sales, inventory",
-         "it counts events of 2026-11-01 to 2026-01-01"),
+         "it counts events of 2026-11-01 under 2026-01-01"),
     ],
 )  # fmt: skip
 def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, caplog, head, sql, message):
