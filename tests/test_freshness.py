@@ -100,7 +100,7 @@ def test_the_footer_holds_a_hash_of_each_thing_that_decides(made, set_lake, capl
     assert made_by["settings"] == {"earliest_date": "1970-01-01", "timestamp_formats": []}
     set_lake(earliest_date="2026-11-02")
     assert made.run()
-    assert "because [lake] earliest_date changed" in caplog.text
+    assert "rebuilding 1 partition: [lake] earliest_date changed" in caplog.text
 
 
 @pytest.mark.parametrize("query", ["typed_rows", "superseded_rows", "judged_rows"])

@@ -134,7 +134,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
          "its second line names inventory as a source, but its SQL does not read it"),
         ("date\n-- sources: sales, inventory_net_position",
          "select cast(timestamp as date) as date from sales, inventory_net_position",
-         "name it inventory_net_position (all days) among the sources"),
+         "write inventory_net_position (all days) in the line of sources"),
         ("date\n-- sources: sales, nothing, nobody", "select 1",
          "its sources nothing, nobody are neither a domain nor a gold table that works; there are category_"),
         ("date\n-- sources: sales inventory", "select 1", "does not begin with the lines"),
@@ -190,7 +190,7 @@ def test_a_table_says_how_it_is_charted(two, add):
     assert "<th>P1 · completed</th>" in found["Pieces"] and ">4<" in found["Pieces"]
     assert "Not &lt;b&gt;money&lt;/b&gt;." in found["Pieces"]
     assert "<th>all</th>" in found["Both"] and "<th>sale lines</th>" in found["Both"]
-    assert "The highest and the lowest of 1; 0 below zero." in found["Best"]
+    assert "The highest and lowest of 1; 0 below zero." in found["Best"]
     assert list(found)[:2] == ["Revenue", "Best"], "by domain, the coarser tables first"
 
 
