@@ -214,7 +214,7 @@ class _Ahead:
 
 
 def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str]]:
-    """Records of `width` fields, or of any number where width is 0."""
+    """Records of `width` fields, or of any number if `width` is 0."""
     ahead = _Ahead(lines)
     while line := ahead.take():
         text = line.rstrip("\r\n")

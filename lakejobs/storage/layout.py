@@ -81,7 +81,7 @@ class Lake:
         return f"_facts_{domain}.json"
 
     def location(self, path: str) -> str:
-        """How people and engines call a file of the lake."""
+        """The location of a file of the lake, as people and engines know it."""
         return self.store.location(path)
 
     def opened(self, location: str) -> AbstractContextManager[BinaryIO]:

@@ -181,10 +181,10 @@ class LocalStore:
                     _remove_tree(leftover)
         while True:
             path = self.location(f"{prefix}{name}_{os.getpid()}-{next(_serial)}")
-            with explained(f"cannot make {path}"):
+            with explained(f"cannot create {path}"):
                 os.mkdir(path)
             with _holding(path) as is_held:
-                # Before it was locked, a run of another domain may have removed it as a dead run's.
+                # Before it was locked, a run of another domain may have taken it for a dead run's.
                 if not is_held or not os.path.isdir(path):
                     continue
                 try:
