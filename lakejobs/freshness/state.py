@@ -1,7 +1,7 @@
 """The state of a domain: what each of its files should be made from now, and what it was made from.
 
-A file is fresh when the two agree. Nothing here opens a CSV file, unless it may have changed without a trace, or any
-file that was read before.
+A file is fresh when the two agree. Files that were read before are not opened again, and a CSV file is opened only if
+it may have changed without a trace.
 
 A run works on the files that were staged when it began; the next run takes what arrives later. Other runs leave a token
 in the domain's lock, which tells a run that they have published something.
