@@ -1,6 +1,6 @@
 """Facts: what is known about the files of a domain, kept so that no file is opened twice.
 
-A fact is valid as long as the file's version stays the same. The facts are a cache: without it, every file is read and
+A fact is valid as long as the file's version stays the same. The facts are a cache: without them, every file is read and
 verified again.
 """
 

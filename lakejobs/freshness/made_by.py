@@ -1,4 +1,4 @@
-"""What makes the files: rules, SQL, settings and the version of the code."""
+"""What determines the files besides their inputs: rules, SQL, settings and the version of the code."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ class DomainState:
 
 
 def summarise(manifest: Manifest, landing: dt.date, seen: str) -> Landing:
-    """Summarise a bronze partition by its manifest."""
+    """Summarise a bronze partition from its manifest."""
     files, here = manifest.files, partition_path(landing)
     dates: dict[str, list[Any]] = {}
     for date in sorted({date for file in files for date in file.dates}):

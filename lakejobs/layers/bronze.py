@@ -296,7 +296,7 @@ def missing_columns(inspection: Inspection, domain: Domain) -> list[str]:
 
 
 def _guess(missing: Sequence[str], others: Iterable[str]) -> str:
-    """Suggest which unknown columns of a header are missing ones under another name."""
+    """Suggest which unknown columns of a header may be missing ones under another name."""
     unknown = {name.casefold(): name for name in others}
     alike = [
         f"{unknown[found[0]]} looks like {name}"

@@ -53,7 +53,7 @@ class Built:
                 f"{percent(invalid / rows if rows else 0.0)} invalid, {counted(duplicates, 'duplicate')}"
             )
         if self.removed:
-            said.append(f"{counted(len(self.removed), 'partition')} removed, without records")
+            said.append(f"{counted(len(self.removed), 'partition')} removed (no records left)")
         return "; ".join(said)
 
 
