@@ -1,7 +1,7 @@
 """Facts: what is known about the files of a domain, kept so that no file is opened twice.
 
-A fact is valid as long as the file's version stays the same. The facts are a cache: without them, every file is read and
-verified again.
+A fact is valid as long as the file's version stays the same. The facts are a cache: without them, every file is read
+and verified again.
 """
 
 from __future__ import annotations
