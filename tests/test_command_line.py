@@ -118,7 +118,7 @@ def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi):
         (["Bronze", "--domain", "sales", "--date", "today"], "got 'today'"),
         (["Generate", "--domain", "sales", "--Generate-batch", "noon"], "expected a batch as YYYYMMDD_HHMMSS"),
         (["Generate", "--domain", "sales"], "Generate is missing its parameter batch: add --Generate-batch VALUE"),
-        (["GoldAll", "--lake-memory-limit", "lots"], "[lake] memory_limit=lots is not understood"),
+        (["GoldAll", "--lake-memory-limit", "lots"], "[lake] memory_limit=lots: expected a size"),
         (["GoldAll", "--lake-chunk-rows", "lots"], "[lake] chunk_rows cannot be read: invalid literal"),
         (["GoldAll", "--lake-earliest-date", "1.11."], "[lake] earliest_date cannot be read: time data '1.11.'"),
         (["GoldAll", "--lake-timestamp-formats", "%m"], "[lake] timestamp_formats cannot be read: Expecting value"),
@@ -149,7 +149,7 @@ def test_a_lake_that_cannot_be_written_is_said(lake, luigi):
     (lake.root / "file").write_text("")
     done = luigi("GoldAll", "--lake-root", "file/lake")
     assert done.returncode != 0
-    assert "a file stands where a directory should be" in done.stderr
+    assert "expected a directory, but found a file" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -336,4 +336,4 @@ def test_a_file_taken_out_of_staging_before_it_lands_is_said_and_fails_nothing(l
     Bronze.event_handler(luigi.Event.START)(lambda task: path.unlink(missing_ok=True))
     assert lake.run()
     assert list(lake.silver()["sale_id"]) == ["s1"]
-    assert "sales_20261101_120000.csv was taken out of staging before it landed" in caplog.text
+    assert "sales_20261101_120000.csv was removed from staging before it landed" in caplog.text

@@ -79,7 +79,7 @@ def test_a_changed_warning_rule_reports_anew_and_rebuilds_no_gold_table(made, ca
     assert made.run()
     assert made.ran_names("Silver") == ["2026-11-01"]
     assert len(made.snapshots("daily_sales_summary")) == 1
-    assert "sales: 1 partition rebuilt, because changed rule WRONG_TOTAL" in caplog.text
+    assert "sales: rebuilding 1 partition: changed rule WRONG_TOTAL" in caplog.text
     page = sorted((made.root / "datalake/quality/data_docs/validations/sales").glob("*.html"))
     assert len(page) == 2
     made.run()
@@ -89,7 +89,7 @@ def test_a_changed_warning_rule_reports_anew_and_rebuilds_no_gold_table(made, ca
 def test_a_changed_critical_rule_is_named(made, caplog):
     change_suite(made, lambda suite: suite["expectations"].pop(2))
     assert made.run()
-    assert "sales: 1 partition rebuilt, because removed rule NULL:customer_id" in caplog.text
+    assert "sales: rebuilding 1 partition: removed rule NULL:customer_id" in caplog.text
     assert len(made.ran_names("Gold")) == 3
 
 
@@ -102,7 +102,7 @@ def test_the_footer_holds_a_hash_of_each_thing_that_decides(made, set_lake, capl
     assert made_by["settings"] == {"earliest_date": "1970-01-01", "timestamp_formats": []}
     set_lake(earliest_date="2026-11-02")
     assert made.run()
-    assert "because [lake] earliest_date changed" in caplog.text
+    assert "rebuilding 1 partition: [lake] earliest_date changed" in caplog.text
 
 
 @pytest.mark.parametrize("query", ["typed_rows", "superseded_rows", "judged_rows"])
@@ -133,8 +133,8 @@ def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch
     be_version(monkeypatch, "SILVER_VERSION", made_by.SILVER_VERSION + 1)
     be_version(monkeypatch, "GOLD_VERSION", made_by.GOLD_VERSION + 1)
     assert made.run()
-    assert "sales: 1 partition rebuilt, because an earlier version of lakejobs made them" in caplog.text
-    assert "made anew because an earlier version of lakejobs made it before" in caplog.text
+    assert "sales: rebuilding 1 partition: made by an earlier version of lakejobs" in caplog.text
+    assert "rebuilt because an earlier version of lakejobs made it" in caplog.text
     made.run()
     assert made.ran == []
 
@@ -179,7 +179,7 @@ def test_a_file_of_another_domain_is_rejected_and_says_so_until_it_is_gone(lake,
     lake.deliver("sales", "sales_20261101_130000.csv", sale("s1"))
     assert lake.run()
     assert list(lake.silver()["sale_id"]) == ["s1"]
-    reason = "it has no column sale_id, which every record of sales needs; it looks like a file of inventory"
+    reason = "it has no column sale_id, which every record of sales needs; it has all the columns of inventory"
     assert reason in caplog.text
     caplog.clear()
     assert lake.run()
@@ -205,8 +205,8 @@ def test_a_file_without_key_or_event_time_is_rejected_with_a_guess(lake, column,
 @pytest.mark.parametrize(
     ("column", "renamed", "said"),
     [
-        ("customer_id", "kunde_id", "which the rule NULL:customer_id asks for"),
-        ("total_amount", "total", "so it is computed where that can be done"),
+        ("customer_id", "kunde_id", "which the rule NULL:customer_id needs"),
+        ("total_amount", "total", "so it is computed where possible"),
         ("payment_method", "paid_by", None),
     ],
 )
@@ -240,7 +240,7 @@ def test_what_is_staged_for_no_domain_is_named(lake, caplog):
         (lake.root / "local_output" / name).mkdir()
     sent.rename(lake.root / "local_output/x.csv")
     assert lake.run()
-    said = "local_output: left alone, for no domain has these names: x.csv, Sales, sale"
+    said = "local_output: ignored, because no domain has these names: x.csv, Sales, sale"
     assert said in caplog.text
     assert said in (lake.root / "datalake/quality/report.html").read_text()
 
@@ -271,5 +271,5 @@ def test_rejected_files_fail_a_run_where_they_are_told_to(lake, set_lake, caplog
 def test_a_staging_directory_that_does_not_exist_is_an_error(lake, caplog):
     (lake.root / "local_output").rmdir()
     assert not lake.run()
-    assert "the staging directory local_output does not exist: create it, or name another one" in caplog.text
+    assert "the staging directory local_output does not exist: create it, or set another one" in caplog.text
     assert not (lake.root / "datalake/gold").exists()

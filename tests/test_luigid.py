@@ -45,7 +45,7 @@ def test_days_that_failed_together_are_tried_once_a_run_and_made_when_the_rule_i
     suite.write_text(json.dumps(content))
     assert operated.run() == 30
     assert operated.run() == 30
-    assert operated.said.count("knows no expectation") == 1
+    assert operated.said.count("has no expectation") == 1
     suite.write_text(good)
     assert operated.run() == 0
     assert len(lake.silver()) == 2

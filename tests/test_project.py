@@ -241,7 +241,7 @@ def test_two_tables_of_a_name_are_named_with_both_files(shop, set_lake):
 def test_without_fake_rows_nothing_is_generated(shop, set_lake):
     done = shop.command("Generate", "--domain", "orders", "--Generate-batch", "20261101_120000")
     assert done.returncode == 30
-    assert "orders has no fake rows: give its Domain a `fake` function" in done.stderr
+    assert "orders has no `fake` function to generate rows with" in done.stderr
     assert "Traceback" not in done.stderr
     done = shop.command("GenerateAll", "--GenerateAll-batch", "20261101_120000")
     assert done.returncode == 0, done.stderr

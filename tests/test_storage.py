@@ -184,7 +184,7 @@ def test_a_lock_lets_one_in_at_a_time_and_shows_what_the_last_one_left(store, op
         assert lease.token == ""
         first = lease.renew_token()
         assert store.token("x") == first
-        with pytest.raises(LakeError, match="x: another run has been writing to it"), opened().lock("x", 0.1):
+        with pytest.raises(LakeError, match="x: another run has held the lock"), opened().lock("x", 0.1):
             pass
         with opened().lock("y", 0.1):
             pass

@@ -127,14 +127,14 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
     ("head", "sql", "message"),
     [
         ("date\n-- source: sales", "select cast(timestamp as date) as date, (select 1 from inventry) as n from sales",
-         "its SQL reads inventry, which its second line does not name as a source; there are category_sales_summary"),
+         "its SQL reads inventry, which its second line does not name as a source; known sources: category_sales"),
         ("date\n-- source: sales", "select cast(timestamp as date) as date from sales, inventory",
          "its SQL reads inventory, which its second line does not name as a source"),
         ("date\n-- sources: sales, inventory", "select cast(timestamp as date) as date from sales",
          "its second line names inventory as a source, but its SQL does not read it"),
         ("date\n-- sources: sales, inventory_net_position",
          "select cast(timestamp as date) as date from sales, inventory_net_position",
-         "name it inventory_net_position (all days) among the sources"),
+         "write inventory_net_position (all days) in the line of sources"),
         ("date\n-- sources: sales, nothing, nobody", "select 1",
          "its sources nothing, nobody are neither a domain nor a working gold table; expected one of category_"),
         ("date\n-- sources: sales inventory", "select 1", "does not begin with the lines"),
@@ -142,7 +142,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
          "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),
         ("category\n-- source: sales\n-- chart: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
         ("date\n-- sources: sales, inventory", "select date '2026-01-01' as date from sales, inventory",
-         "it counts events of 2026-11-01 to 2026-01-01"),
+         "it counts events of 2026-11-01 under 2026-01-01"),
     ],
 )  # fmt: skip
 def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, caplog, head, sql, message):
@@ -190,7 +190,7 @@ def test_a_table_says_how_it_is_charted(two, add):
     assert "<th>P1 · completed</th>" in found["Pieces"] and ">4<" in found["Pieces"]
     assert "Not &lt;b&gt;money&lt;/b&gt;." in found["Pieces"]
     assert "<th>all</th>" in found["Both"] and "<th>sale lines</th>" in found["Both"]
-    assert "The highest and the lowest of 1; 0 below zero." in found["Best"]
+    assert "The highest and lowest of 1; 0 below zero." in found["Best"]
     assert list(found)[:2] == ["Revenue", "Best"], "by domain, the coarser tables first"
 
 

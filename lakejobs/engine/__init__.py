@@ -1,8 +1,9 @@
-"""The engine: what does the work on the data, behind a protocol of four calls.
+"""The engine: does the work on the data, behind a small protocol.
 
-`Engine` is the protocol. `local` implements it in this process, by `duckdb`; `records` reads the CSV files that only a
-careful reader understands; `sql` is what becomes of a record, in SQL that DuckDB and Spark share; `partitions` makes
-finished partitions of typed records, from paths and values alone, so that it can be called wherever the data is.
+`Engine` is the protocol. `local` implements it in this process with `duckdb`; `records` is the careful reader, for CSV
+files that the engine cannot read; `sql` turns delivered text into rows, in SQL that DuckDB and Spark share;
+`partitions` makes finished partitions from typed records, with paths and values alone, so that it can run wherever the
+data is.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from lakejobs.quality.suite import Suite
 
 
 class NotPlainError(Exception):
-    """A file that was taken for plain is not: it has to be read carefully."""
+    """A file that was taken for plain is not: the careful reader has to read it."""
 
 
 class QueryError(Exception):
-    """SQL that cannot be run. The message names the line, counted from the first of the SQL that was given."""
+    """SQL that cannot be run. The message names the line, counted from the first line of the given SQL."""
 
 
 class OtherDateError(Exception):
-    """A daily table counts events of a day to another date, or to none."""
+    """A daily table counts events of a day under another date, or under none."""
 
     def __init__(self, day: str, other: dt.date | None) -> None:
         super().__init__(f"{day} {other}")
@@ -37,7 +38,7 @@ class OtherDateError(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """How the text of a domain's files becomes values."""
+    """How to turn the text of a domain's files into values."""
 
     domain: Domain
     earliest_date: dt.date
@@ -57,18 +58,18 @@ class CsvFile:
 
     path: str
     number: int
-    """Tells the rows of this file apart; a later delivered file has a higher number."""
+    """Identifies the rows of this file; a file delivered later has a higher number."""
     landing_date: dt.date
     latest_date: dt.date
-    """No event of this file can be later."""
+    """A later event in this file is out of range."""
     inspection: Inspection
     name: str = ""
-    """What `source_file` of its rows says."""
+    """The `source_file` of its rows."""
 
 
 @dataclass(frozen=True)
 class FileCount:
-    """What an engine found in a file."""
+    """What an engine counted in a file."""
 
     dates: Mapping[str, int]
     """Records by event date, YYYY-MM-DD."""
@@ -77,20 +78,20 @@ class FileCount:
 
 @dataclass(frozen=True)
 class SilverJob:
-    """What silver partitions are made of."""
+    """What silver partitions are made from."""
 
     reading: Reading
     suite: Suite
     dates: Mapping[dt.date, int]
-    """The event dates, in order, and how many records of the files belong to each."""
+    """The event dates, in order, with the number of records that belong to each."""
     files: Sequence[CsvFile]
-    """In the order of their delivery."""
+    """In order of delivery."""
     chunk_rows: int
-    """How many rows are validated at once."""
+    """Rows validated at once."""
 
 
 class SilverResult(Protocol):
-    """Silver partitions that are made, and not yet written."""
+    """Silver partitions that are computed but not written yet."""
 
     @property
     def validation(self) -> Validation: ...
@@ -99,15 +100,15 @@ class SilverResult(Protocol):
     def counts(self) -> Mapping[dt.date, Counts]: ...
 
     def examples(self) -> dict[int | str, list[dict[str, Any]]]:
-        """A few rows that fail each rule, by the rule's position, or by the code where reading marked them.
+        """A few failing rows of each rule, by the rule's position, or by code for those marked while reading.
 
-        Each with `key`, `values` (of the rule's columns, as they were delivered) and `source_file`.
+        Each has `key`, `values` (of the rule's columns, as delivered) and `source_file`.
         """
 
     def write(self, date: dt.date, path: str, footer: str) -> int:
-        """Write a partition to a local path, `footer` as its entry `lakejobs`; returns its rows.
+        """Write a partition to a local path, with `footer` as its `lakejobs` entry; returns the number of rows.
 
-        May be called in several threads at once.
+        Can be called from several threads at once.
         """
 
 
@@ -117,51 +118,54 @@ class GoldSource:
 
     name: str
     columns: Mapping[str, str]
-    """Of a domain: names and types, for when there are no rows. Empty for a gold table."""
+    """A domain's column names and types, for when it has no rows. Empty for a gold table."""
     paths: Mapping[str, str]
-    """Parquet files by date, YYYY-MM-DD; a gold table's one file by any key."""
+    """Parquet files by date, YYYY-MM-DD; for a gold table, its one file under any key."""
     is_daily: bool
-    """Whether each day sees its own rows; else every day sees all."""
+    """Whether each day reads its own rows only; otherwise each day reads all rows."""
 
 
 @dataclass(frozen=True)
 class GoldJob:
-    """What a gold snapshot is made of."""
+    """What a gold snapshot is made from."""
 
     statement: str
     grain: Sequence[str]
     sources: Sequence[GoldSource]
     days: Sequence[str] | None
-    """The days to compute; None computes the table whole, from all that its sources have."""
+    """The days to compute; None computes the whole table from all rows of its sources."""
     carried: tuple[str, Sequence[str]] | None
-    """A snapshot, and the days of it that stay as they are."""
+    """A snapshot, and its days that are carried over."""
     generated_at: dt.datetime
 
 
 class Rows(Protocol):
-    """Gold tables that can be asked, each under its name."""
+    """Gold tables that can be queried by name."""
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """A small result as Python values. Raises QueryError."""
 
 
 class Engine(Protocol):
-    """Paths are what the stores call their files. What fails for the disk raises LakeError."""
+    """Paths are the stores' locations of files. Disk errors raise LakeError."""
 
     def count_records(self, reading: Reading, files: Sequence[CsvFile]) -> dict[int, FileCount]:
-        """Records of files, by the file's number.
+        """Count the records of files, by file number.
 
-        The typed records may be kept for `silver`. Raises NotPlainError where none of the counts can be had.
+        May keep the typed records for `silver`. Raises NotPlainError if a file is not plain; then no count is known.
         """
 
     def silver(self, job: SilverJob, on_progress: OnProgress) -> AbstractContextManager[SilverResult]:
         """Type, correct, deduplicate and judge the records of some dates."""
 
     def gold(self, job: GoldJob, path: str, footer: str) -> int:
-        """Write a snapshot to a local path, `footer` as its entry `lakejobs`; returns its rows. Raises QueryError."""
+        """Write a snapshot to a local path, with `footer` as its `lakejobs` entry; returns the number of rows.
+
+        Raises QueryError.
+        """
 
     def tables(self, paths: Mapping[str, str]) -> AbstractContextManager[Rows]:
-        """Make gold tables readable under their names."""
+        """Make gold tables readable by name."""
 
     def forget(self) -> None:
-        """Give back what was kept."""
+        """Release the records that were kept."""

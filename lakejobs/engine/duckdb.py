@@ -1,6 +1,6 @@
-"""DuckDB in this process: a connection that knows how to read delivered CSV files.
+"""DuckDB in this process: a connection that can read delivered CSV files.
 
-Every statement that is handed over is written in what DuckDB and Spark SQL share; the three functions that they name
+Every statement it is given uses SQL that DuckDB and Spark share; the three functions that they name
 differently (`regexp_like`, `btrim`, `json_text`) are defined here under Spark's names.
 """
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LONGEST_LINE = 2_000_000
-"""Bytes of a line that DuckDB reads; a file with a longer one is read carefully."""
-# DuckDB reads *, ? and [ in a path as a pattern.
+"""The longest line, in bytes, that DuckDB reads; the careful reader takes files with longer ones."""
+# DuckDB treats *, ? and [ in a path as a pattern.
 PLAIN_PATH = re.compile(r"[^*?\[\]]+")
 CAREFUL_CHUNK = 50_000
-"""Records that the careful reader hands over at a time."""
+"""Records that the careful reader passes on at once."""
 Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
-"""Opens a file by the path that the engine knows it by."""
+"""Opens a file by its path in the engine."""
 Delivered: TypeAlias = "tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]"
-"""A record: its file, (extra, values) or None where it is malformed, and its raw text where it is."""
+"""A record: its file, (extra, values) or None if it is malformed, and its raw text if it is."""
 
 
 class Connection:
-    """DuckDB, spilling to a local directory what does not fit in `memory_limit`. Tables live as long as it does."""
+    """A DuckDB connection; spills to a local directory above `memory_limit`. Tables live as long as it does."""
 
     def __init__(self, spill_directory: str, memory_limit: str, opened: Open) -> None:
         import duckdb
@@ -44,10 +44,12 @@ class Connection:
         try:
             self._connection = duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": spill_directory})
         except duckdb.Error as error:
-            raise LakeError(f"[lake] memory_limit={memory_limit} is not understood: {error}") from error
+            raise LakeError(
+                f"[lake] memory_limit={memory_limit}: expected a size such as 4GB or 50%: {error}"
+            ) from error
         self._connection.execute("set timezone = 'UTC'")
-        # It writes `not null` into the schema of Parquet files whose rows happen to have no NULL, and readers refuse to
-        # take files of different schemas for one table.
+        # This optimizer writes `not null` into the schema of Parquet files whose rows happen to have no NULL, and
+        # readers do not accept files with different schemas as one table.
         self._connection.execute("set disabled_optimizers = 'statistics_propagation'")
         self._connection.execute("create macro regexp_like(value, pattern) as regexp_matches(value, pattern)")
         self._connection.execute("create macro btrim(value, characters) as trim(value, characters)")
@@ -60,11 +62,11 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Give back memory and temporary files."""
+        """Release memory and temporary files."""
         self._connection.close()
 
     def run(self, statement: str) -> None:
-        """Run a statement that gives no rows."""
+        """Run a statement that returns no rows."""
         with plain_errors():
             self._connection.execute(statement)
 
@@ -74,10 +76,10 @@ class Connection:
             return self._connection.execute(query).fetchall()
 
     def chunks(self, query: str, size: int) -> Iterator[pa.Table]:
-        """A large result in Arrow tables of about `size` rows; none where it is empty."""
+        """A large result as Arrow tables of about `size` rows; none if it is empty."""
         from concurrent.futures import ThreadPoolExecutor
 
-        # One chunk ahead: the engine makes the next one while somebody works on the last.
+        # Stay one chunk ahead: the engine makes the next one while the caller works on the last.
         found = self._chunks(query, size)
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(next, found, None)
@@ -88,7 +90,7 @@ class Connection:
     def _chunks(self, query: str, size: int) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        # The reader's batches are smaller than it was asked for: a row group each.
+        # The reader's batches are smaller than requested: one row group each.
         waiting: list[pa.RecordBatch] = []
         with plain_errors():
             for batch in self._connection.sql(query).to_arrow_reader(size):
@@ -117,14 +119,14 @@ class Connection:
         )
 
     def write_parquet(self, query: str, path: str, footer: str) -> int:
-        """Write a query's rows to one Parquet file with `footer` as its entry `lakejobs`; returns their number."""
+        """Write a query's rows to one Parquet file, with `footer` as its `lakejobs` entry; returns their number."""
         ((written,),) = self.rows(
             f"copy ({query}) to {text(path)} (format parquet, kv_metadata {{lakejobs: {text(footer)}}})"
         )
         return int(written)
 
     def another(self) -> Connection:
-        """For another thread: the same tables, but for temporary and registered ones."""
+        """A connection for another thread, to the same tables except temporary and registered ones."""
         sibling = copy.copy(self)
         sibling._connection = self._connection.cursor()
         return sibling
@@ -132,14 +134,14 @@ class Connection:
     # -------------------------------------------------------------------------------------------- CSV
 
     def load_csv(self, table: str, files: Sequence[CsvFile], columns: Sequence[str], query: str) -> None:
-        """Keep as `table` what `query` makes of the records of CSV files, which it reads under the name `delivered`.
+        """Create `table` from the result of `query` over the records of CSV files, which it reads as `delivered`.
 
-        One row of `delivered` a record, all of it text but for the first three: `file_number`, `landing_date`,
-        `latest_date`; `malformed`, the raw text of a line that is no record (NULL otherwise); `extra`, the members
-        of a JSON object of the values of columns that are not the domain's (NULL where there are none); and the
-        domain's `columns` as delivered, matched by header name, NULL where missing.
+        `delivered` has one row per record: `file_number`, `landing_date` and `latest_date`; then, as text, `malformed`,
+        the raw text of a malformed line (otherwise NULL); `extra`, the values of unknown columns as the members of a
+        JSON object (NULL if there are none); and the domain's `columns` as delivered, matched by header name, NULL
+        if missing.
 
-        `table` has a column `row_number_` besides, which increases within a file from line to line.
+        `table` also has a column `row_number_`, which increases within a file from line to line.
         """
         plain: dict[tuple[Any, ...], list[CsvFile]] = {}
         careful = []
@@ -148,7 +150,7 @@ class Connection:
                 plain.setdefault((file.inspection.header, file.inspection.newline), []).append(file)
             else:
                 careful.append(file)
-        # An empty table of the right types; in SQL, because to make it in Arrow is to import pandas first.
+        # An empty table of the right types; made in SQL, because making it in Arrow would import pandas.
         fixed = "0 as file_number, current_date as landing_date, current_date as latest_date"
         texts = ", ".join(f"cast(null as varchar) as {name}" for name in ("malformed", "extra", *columns))
         self.run(f"create temp view delivered as select {fixed}, {texts} limit 0")
@@ -162,7 +164,7 @@ class Connection:
         self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
 
     def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str) -> None:
-        """Read files of the same header and line ends at once."""
+        """Read files with the same header and line ends at once."""
         import duckdb
 
         header = files[0].inspection.header
@@ -176,7 +178,7 @@ class Connection:
                 for name, index in others.items()
             )
             extra = f"nullif(concat_ws(', ', {members}), '')"
-        # Looked up by position in a list, because a join would lose the order of the lines.
+        # Looked up by position in a list, because a join would lose the order of lines.
         self.run(f"create type file_names as enum ({_list(file.path for file in files)})")
         position = "enum_code(cast(filename as file_names)) + 1"
         landing = ", ".join(f"date '{file.landing_date}'" for file in files)
@@ -220,13 +222,13 @@ class Connection:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """DuckDB's errors as the lake's own kinds."""
+    """Raise DuckDB's errors as the lake's own."""
     import duckdb
 
     try:
         yield
     except Exception as error:
-        # What it makes of Ctrl-C.
+        # How DuckDB reports Ctrl-C.
         if type(error) is RuntimeError and str(error).startswith("Query interrupted"):
             raise KeyboardInterrupt from error
         if reason := _of_the_disk(str(error)):
@@ -237,7 +239,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def _of_the_disk(message: str) -> str | None:
-    """What a person should know of an error of DuckDB's that comes from the operating system; None of all others."""
+    """The message for a DuckDB error that comes from the operating system; None for all other errors."""
     if "IO Error: " not in message and '"IO"' not in message.replace("\\", ""):
         return None
     file = re.search(r'"([^"]*/[^"]*)"(?:: ([^"{}\n]+))?', message.replace(r"\"", '"'))
@@ -251,7 +253,7 @@ def _list(values: Iterable[str]) -> str:
 
 
 def _raw_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterator[tuple[str, str]]:
-    """The text of lines that DuckDB refused, by the byte they begin at (counted from 1)."""
+    """The text of lines that DuckDB rejected. `rejects`: path and position (from 1) of their first bytes."""
     for path, lines in itertools.groupby(rejects, key=operator.itemgetter(0)):
         with opened(path) as handle:
             for _, position in lines:
@@ -263,7 +265,7 @@ def _raw_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterator[tup
 
 
 def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iterator[pa.Table]:
-    """The records of a file that only `records.read` understands."""
+    """The records of a file that only `records.read` can read."""
     by_name, others = records.match(file.inspection.header, columns)
     indexes = [by_name.get(name) for name in columns]
     with opened(file.path) as handle:

@@ -1,7 +1,7 @@
 """The engine in this process, on DuckDB.
 
-Bronze reads what has landed to count it, and silver needs the same records a moment later. So what was counted last is
-kept, and silver goes on with it if it holds the very files that it needs.
+Bronze reads what has landed to count it, and silver needs the same records a moment later. So the records that were
+counted last are kept, and silver uses them if they include all the files it needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lakejobs.quality.evaluation import Validation
 
 
 class LocalEngine:
-    """DuckDB, with directories for what spills from `scratch`, and files that `opened` opens for the careful reader."""
+    """DuckDB, which spills to directories from `scratch`; `opened` opens files for the careful reader."""
 
     def __init__(self, scratch: Callable[[str], AbstractContextManager[str]], memory_limit: str, opened: Open) -> None:
         self._scratch, self._memory_limit, self._open = scratch, memory_limit, opened
@@ -64,8 +64,8 @@ class LocalEngine:
         return {number: FileCount(dict(found), malformed[number]) for number, found in dates.items()}
 
     def _load(self, reading: Reading, files: Sequence[CsvFile], dates: tuple[dt.date, dt.date] | None) -> Loaded:
-        """Read files, or of them only what belongs to the first … the last of two dates."""
-        # What an earlier task has left is not worth the memory that this one may need.
+        """Read files; with `dates`, only the records from the first to the last of them."""
+        # This task may need the memory that the records kept by an earlier one take up.
         self.forget()
         query = typed = sql.typed_rows(reading)
         if dates:
@@ -77,7 +77,7 @@ class LocalEngine:
             return Loaded(connection, typed, _contents(files), stack.pop_all())
 
     def _loaded(self, reading: Reading, files: Sequence[CsvFile], dates: tuple[dt.date, dt.date]) -> Loaded:
-        """The records of files: those that were kept, with all their dates and perhaps more files, or read now."""
+        """The records of files: the kept ones (of all dates, perhaps of more files), or newly read ones."""
         kept = self._kept
         if kept and kept.holds(sql.typed_rows(reading), files):
             self._kept = None
@@ -156,17 +156,17 @@ class Loaded:
     def holds(self, typed: str, files: Sequence[CsvFile]) -> bool:
         if self._typed != typed or not self._by_content.keys() >= _contents(files).keys():
             return False
-        # Of two duplicates the later file's is kept, so the order has to be that which the files have now.
+        # Of two duplicates, the one from the later file is kept, so the order of files must still be the same.
         numbers = self.numbers(files)
         return numbers == sorted(numbers)
 
     def numbers(self, files: Sequence[CsvFile]) -> list[int]:
-        """The numbers that the rows of these files have here."""
+        """The file numbers of these files in `loaded`."""
         return [self._by_content[content] for content in _contents(files)]
 
 
 def _contents(files: Sequence[CsvFile]) -> dict[CsvFile, int]:
-    """Files as told apart by all but their number and name."""
+    """File numbers by file, identified by everything but number and name."""
     return {dataclasses.replace(file, number=0, name=""): file.number for file in files}
 
 
@@ -199,11 +199,11 @@ class LocalResult:
 
 
 def _compute(job: GoldJob, connection: Connection) -> None:
-    """Make the relation `computed`, the rows of a table that are made anew."""
+    """Make the relation `computed`: the rows of a table that are computed, not carried over."""
     days = job.days
     statement = f"(\n{job.statement}\n) as computed"
     if days is None or sum(source.is_daily for source in job.sources) == len(job.sources) == 1:
-        # One source's rows are counted to their own day, so all days can be computed at once.
+        # The rows of a single source count under their own day, so all days can be computed at once.
         _read_sources(job.sources, days, connection)
         connection.run(f"create temp table computed as select * from {statement}")
         if days is not None:
@@ -218,9 +218,9 @@ def _compute(job: GoldJob, connection: Connection) -> None:
 
 
 def _read_sources(sources: Sequence[GoldSource], days: Sequence[str] | None, connection: Connection) -> None:
-    """Make sources readable under their names: the valid rows of a domain, or all of a gold table.
+    """Make sources readable by name: the valid rows of a domain, or all rows of a gold table.
 
-    Of a daily source those of some days, or of all days with None.
+    `days` restricts daily sources to these days; None reads all days.
     """
     for source in sources:
         some = source.is_daily and days is not None
@@ -243,8 +243,10 @@ def _read_sources(sources: Sequence[GoldSource], days: Sequence[str] | None, con
 
 
 def _check_dates(job: GoldJob, days: Sequence[str], connection: Connection) -> None:
-    """Refuse a table that counts an event to another date than its UTC day: carried over day by day, its rows would be
-    lost or stand twice. Judged by all days together, and by each of the last two alone."""
+    """Refuse a table that counts an event under another date than its UTC day.
+
+    Carried over day by day, its rows would be lost or doubled. Checks all days together, and the last two one by one.
+    """
     _refuse_other_dates("computed", days, connection)
     for day in days[-2:] if len(days) > 1 else []:
         _read_sources(job.sources, [day], connection)

@@ -1,12 +1,12 @@
 """Finished partitions of typed records: duplicates decided, rows judged, fates counted, files written.
 
-Functions of an open connection, paths and values; nothing is read from settings or kept beside the connection. The
-relations they leave there are the business of this module alone:
+Functions of an open connection, paths and values: they read no settings and keep nothing outside the connection. Only
+this module uses the relations that they leave there:
 
     loaded      typed records of files (`sql.typed_rows`) and row_number_
-    typed       of them, those of the dates that are made
+    typed       those of the dates that are built
     superseded  row_number_ and partition_date of the duplicates
-    kept        the rest
+    kept        the remaining rows of typed
     failed      row_number_ and the codes of the rows that fail a rule
     sources     file_number and source_file
     silver      the rows of the partitions, ready to be written
@@ -26,23 +26,25 @@ from lakejobs.model import BOOKKEEPING, Counts, Domain
 from lakejobs.quality.evaluation import EXAMPLE_ROWS, Validation
 
 KEYS_AT_ONCE = 20
-"""Times the rows that are validated at once: how many keys are compared with each other at once. An engine spills what
-does not fit in memory, but not without end."""
+"""Keys compared at once, as a multiple of the rows validated at once. An engine can spill to disk, but not without
+limit."""
 LONGEST_SHOWN = 200
 LONGEST_RESCUED = 10_000
-"""Characters of a row's rescued data that are looked at for examples."""
+"""Characters of a row's rescued data that are read for examples."""
 
 
 def select_dates(dates: list[dt.date], engine: Connection) -> None:
-    """Make the view `typed`: what is loaded of these dates."""
+    """Make the view `typed`: the loaded records of these dates."""
     wanted = f"partition_date in ({', '.join(f'date {sql.text(date.isoformat())}' for date in dates)})"
     (others,) = engine.rows(f"select count(*) from loaded where not {wanted}")[0]
     engine.run(f"create temp view typed as select * from loaded{f' where {wanted}' if others else ''}")
 
 
 def deduplicate(domain: Domain, chunk_rows: int, engine: Connection) -> None:
-    """Make the relations `superseded` (row_number_, partition_date) and `kept`. Rows that lack any part of the key are
-    never merged."""
+    """Make the relations `superseded` (row_number_, partition_date) and `kept`.
+
+    Rows that lack any part of the key are never merged.
+    """
     key = ", ".join(domain.keys)
     has_key = " and ".join(f"{name} is not null" for name in domain.keys)
     (rows,) = engine.rows("select count(*) from typed")[0]
@@ -50,7 +52,7 @@ def deduplicate(domain: Domain, chunk_rows: int, engine: Connection) -> None:
     engine.run("create temp table superseded as select row_number_, partition_date from typed limit 0")
     for part in range(parts):
         some = f" and abs(hash({key})) % {parts} = {part}" if parts > 1 else ""
-        # Sorting only keys that repeat: hardly any do.
+        # Sort repeated keys only: there are few.
         engine.run(
             f"create or replace temp table repeated as select partition_date, {key} from typed "
             f"where {has_key}{some} group by partition_date, {key} having count(*) > 1"
@@ -64,13 +66,13 @@ def deduplicate(domain: Domain, chunk_rows: int, engine: Connection) -> None:
 
 
 def validate(job: SilverJob, engine: Connection, on_progress: OnProgress) -> Validation:
-    """Let Great Expectations judge the kept rows, malformed lines apart: those have nothing to judge."""
+    """Have Great Expectations judge the kept rows, except malformed lines, which have no values to judge."""
     validation = Validation(job.suite, job.reading.domain)
     records, done = sum(job.dates.values()), 0
 
     judged = "from kept where not is_malformed"
     if validation.columns:
-        # Text costs more to hand over than all else does, and most of it is only asked whether it is there.
+        # Passing on text is the most expensive part, and most columns of text are only checked for NULL.
         picked = ", ".join(
             f"case when {c} is not null then cast(1 as tinyint) end as {c}" if c in validation.presence_columns else c
             for c in validation.columns
@@ -94,8 +96,8 @@ def judge(
 ) -> dict[dt.date, Counts]:
     """Make the relation `silver`, ready to be written, and count the fates of every date's records.
 
-    `source_files`: by file number, what `source_file` says. Raises LakeError where the fates do not add up to the
-    records that bronze holds: nothing may be lost without a word.
+    `source_files`: `source_file` by file number. Raises LakeError if the fates do not add up to the records in bronze:
+    no record may be lost silently.
     """
     import pyarrow as pa
 
@@ -115,7 +117,7 @@ def judge(
     if len(job.dates) == 1:
         engine.run(f"create temp view silver as {query}")
     else:
-        # Not a temporary one: several connections read it.
+        # Not a temporary table: several connections read it.
         engine.run(f"create table silver as {query} order by partition_date")
     found: dict[dt.date, dict[str, int]] = {
         date: {"rows": 0, "valid": 0, "invalid": 0, "duplicates": 0, "corrected": 0, "rescued": 0} for date in job.dates
@@ -140,18 +142,18 @@ def judge(
     for date, fates in counts.items():
         if fates.records != fates.rows + fates.duplicates:
             raise LakeError(
-                f"{domain.name} {date}: bronze holds {counted(fates.records, 'record')}, but "
-                f"{counted(fates.rows, 'row')} and {counted(fates.duplicates, 'duplicate')} were found. A bronze "
-                "file changed meanwhile; run again."
+                f"{domain.name} {date}: expected {counted(fates.records, 'record')} from bronze, but got "
+                f"{counted(fates.rows, 'row')} and {counted(fates.duplicates, 'duplicate')}. A bronze file changed "
+                "during the run; run again."
             )
     return counts
 
 
 def failing_rows(domain: Domain, validation: Validation, engine: Connection) -> dict[int | str, list[dict[str, Any]]]:
-    """A few rows that fail each rule, by the rule's position, or by the code where reading marked them.
+    """A few failing rows of each rule, by the rule's position, or by code for those marked while reading.
 
-    Each with key, source file and the values of the rule's columns as they were delivered: what did not fit its
-    type, and what was corrected, is NULL or another value in silver.
+    Each has its key, its source file and the values of the rule's columns as delivered: in silver, a value that did not
+    fit its type is NULL, and a corrected one is different.
     """
     marked = engine.rows(
         f"select type_errors, min(row_number_, {EXAMPLE_ROWS}) from kept "
@@ -170,14 +172,14 @@ def failing_rows(domain: Domain, validation: Validation, engine: Connection) -> 
     found = {
         row[0]: row[1:]
         for row in engine.rows(
-            # A malformed line may be as long as its file.
+            # A malformed line can be as long as its file.
             f"select k.row_number_, s.source_file, substr(k.rescued_data, 1, {LONGEST_RESCUED}), k.corrections, "
             f"{columns} from kept as k join sources as s "
             f"on k.file_number = s.file_number where k.row_number_ in ({', '.join(map(str, sorted(wanted)))})"
         )
     }
     rules = {rule.position: rule for rule in validation.suite.rules}
-    # A difference says little without the value that it is of.
+    # A difference says little without the reported value.
     reported = {correction.difference: correction.column for correction in domain.corrections}
     examples: dict[int | str, list[dict[str, Any]]] = {}
     for about, numbers in numbers_of.items():
@@ -201,16 +203,16 @@ def failing_rows(domain: Domain, validation: Validation, engine: Connection) -> 
 
 
 def write(domain: Domain, date: dt.date, path: str, footer: str, engine: Connection) -> int:
-    """Write a partition's rows to a local path; returns their number."""
+    """Write a partition's rows to a local path; returns the number of rows."""
     columns = ", ".join([*domain.columns, *BOOKKEEPING])
     return engine.write_parquet(f"select {columns} from silver where partition_date = date '{date}'", path, footer)
 
 
 def rescued_values(text: str | None) -> dict[str, Any]:
-    """The members of a row's `rescued_data` or `corrections`: column → text. The text may have been cut off."""
+    """The members of a row's `rescued_data` or `corrections`: column → text. `text` may be truncated."""
     if not text:
         return {}
-    # An escape of a character may have been cut in two.
+    # An escape sequence may have been cut in two.
     for end in (len(text), *range(len(text), max(0, len(text) - 12), -1)):
         for mended in (text[:end], f'{text[:end]}…"}}'):
             try:
@@ -222,6 +224,6 @@ def rescued_values(text: str | None) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value on a page: the beginning of a long one."""
+    """A value as a page shows it, truncated if it is long."""
     text = "NULL" if value is None else str(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

@@ -1,13 +1,12 @@
 """CSV records: what a delivered file holds, and a reader that accounts for every line of it.
 
-What a record is: fields separated by commas; a line ends with LF, CR or CRLF; empty lines are no records. A field
-may be quoted with `"` (blanks around the quotes are allowed), then it may hold commas, line ends and `""` for a
-quote. A quote inside an unquoted field is an ordinary character. Surplus empty fields at the end are ignored. A line
-with too few or too many fields, or whose quoting is broken, is malformed: it is kept as its raw text and reading goes
-on with the next line.
+A record has fields separated by commas; a line ends with LF, CR or CRLF; empty lines are ignored. A field may be quoted
+with `"` (blanks around the quotes are allowed), and may then contain commas, line ends, and `""` for a quote. A quote
+inside an unquoted field is an ordinary character. Surplus empty fields at the end are ignored. A line with too few or
+too many fields, or with broken quoting, is malformed: its raw text is kept, and reading continues with the next line.
 
-The engine reads plain files, many times faster than this module. `inspect` says which files those are: an
-independent count of the lines shows afterwards whether the engine saw the same records. All others are read here.
+The engine reads plain files, many times faster than this module. `inspect` decides which files are plain; later, an
+independent line count shows whether the engine saw the same records. All other files are read here.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from lakejobs.model import Inspection
 
 CHUNK = 4 << 20
 MOST_PLAIN_COLUMNS = 200
-# The engine keeps ten kilobytes in memory of each malformed line, so a file that has many is not for it: more than so
-# many lines without a quote and with other commas than the header, in the first bytes of each chunk.
+# The engine keeps ten kilobytes of memory for each malformed line, so it does not get files with many of them: more
+# than so many lines without a quote, and with more or fewer commas than the header, in the first bytes of each chunk.
 MOST_PLAIN_TROUBLES = 200
 SAMPLE = 64 << 10
 LONGEST_HEADER = 32 << 20
-# A quoted field that has not ended after so many characters never will: its first line is malformed.
+# A quoted field longer than so many characters counts as never closed: its first line is malformed.
 LONGEST_QUOTED = 1 << 20
 EMPTY_LINE = re.compile(rb"\n\n")
 BLANKS = re.compile(r"[ \t]*+")
@@ -41,7 +40,7 @@ AFTER_QUOTES = re.compile(r"[ \t]*+(?:(,)|\Z)")
 
 
 def _c1_control(error: Any) -> tuple[str, int]:
-    """Windows-1252 leaves five bytes open; they are read as the control characters that they are in Latin-1."""
+    """Windows-1252 leaves five bytes undefined; read them as control characters, as in Latin-1."""
     return chr(error.object[error.start]), error.start + 1
 
 
@@ -56,7 +55,7 @@ def content_hash(source: BinaryIO) -> str:
 
 
 def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
-    """Look at every byte once: content hash, encoding, line ends, header."""
+    """Read every byte once: content hash, encoding, line ends, header."""
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     utf8, quoted, tabs, zero = True, False, False, False
@@ -75,7 +74,7 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
             except UnicodeDecodeError:
                 utf8 = False
         lf += chunk.count(b"\n")
-        # Looking for a pattern is quicker than counting pairs, and most files have none.
+        # Searching is faster than counting, and most files have no empty line.
         if EMPTY_LINE.search(chunk):
             blank += chunk.count(b"\n\n")
         if b"\r" in chunk:
@@ -84,7 +83,7 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
             blank += chunk.count(b"\r\n\r\n")
         quoted = quoted or b'"' in chunk
         tabs = tabs or b"\t" in chunk
-        # What straddles two chunks.
+        # Pairs that straddle two chunks.
         if last:
             seam = last[-1:] + chunk[:1]
             crlf += seam == b"\r\n"
@@ -112,14 +111,14 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
         and not start.startswith((b"\n", b"\r"))
         and 1 < len(header) <= MOST_PLAIN_COLUMNS
         and not any("\n" in name for name in header)
-        # A sample begins and ends amid a line.
+        # A sample begins and ends in the middle of a line.
         and commas.total() - commas[len(header) - 1] <= MOST_PLAIN_TROUBLES + 2 * samples
     )
     return Inspection(digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason)
 
 
 def _hashed(source: BinaryIO, digest: Any) -> Iterator[bytes]:
-    """A file in chunks. Hashing needs no interpreter, so it goes on while a chunk is looked at."""
+    """A file in chunks. Hashing releases the GIL, so it runs while a chunk is being inspected."""
     with ThreadPoolExecutor(1) as pool:
         hashed: Future[None] | None = None
         while chunk := source.read(CHUNK):
@@ -133,7 +132,7 @@ def _hashed(source: BinaryIO, digest: Any) -> Iterator[bytes]:
 
 
 def read_header(source: BinaryIO, encoding: str) -> tuple[str, ...]:
-    """The names of the first record of a file, blanks trimmed."""
+    """The fields of the first record of a file, blanks trimmed."""
     source.seek(0)
     start = source.read(CHUNK)
     while b"\n" not in start.lstrip(b"\r\n") and len(start) < LONGEST_HEADER and (more := source.read(CHUNK)):
@@ -150,7 +149,7 @@ def _not_text(start: bytes) -> str:
         return "it is compressed with gzip; unpack it first"
     if start.startswith(b"PK"):
         return "it is a ZIP archive or an Excel workbook; save it as CSV"
-    return "it holds NUL bytes, so it is not text"
+    return "it contains NUL bytes, so it is not text"
 
 
 def _foreign(header: Sequence[str], known_columns: Sequence[str]) -> str | None:
@@ -162,26 +161,26 @@ def _foreign(header: Sequence[str], known_columns: Sequence[str]) -> str | None:
         if any({part.strip().casefold() for part in text.split(delimiter)} & set(known_columns) for text in header):
             return f"its fields are separated by {name}; export it with commas"
     shown = ", ".join(header)
-    return f"its header names no column of the domain ({known}, …); it begins with: {shown[:80]!r}"
+    return f"its header has no column of the domain ({known}, …); it begins with: {shown[:80]!r}"
 
 
 # ------------------------------------------------------------------------------------------------ reading
 
 
 def read(source: BinaryIO, inspection: Inspection) -> Iterator[tuple[list[str] | None, str]]:
-    """The records below the header: (fields, '') or, of a malformed line, (None, its raw text)."""
+    """The records below the header: (fields, ''), or (None, raw text) for a malformed line."""
     return itertools.islice(records(_lines(source, inspection.encoding), len(inspection.header)), 1, None)
 
 
 def _lines(source: BinaryIO, encoding: str) -> Iterator[str]:
-    """Physical lines with their ends, LF, CR or CRLF."""
+    """Physical lines, each with its LF, CR or CRLF."""
     if encoding == "utf-8":
         return iter(io.TextIOWrapper(source, "utf-8-sig", errors="replace", newline=""))
     return iter(io.TextIOWrapper(source, encoding, errors="c1-controls", newline=""))
 
 
 class _Ahead:
-    """Physical lines that can be looked at before they are taken."""
+    """Physical lines, with lookahead."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
@@ -189,14 +188,14 @@ class _Ahead:
         self._taken = 0
 
     def take(self) -> str:
-        """The next line, '' at the end."""
+        """The next line; '' at the end."""
         if self._taken == len(self._seen):
             return next(self._lines, "")
         self._taken += 1
         return self._seen[self._taken - 1]
 
     def look(self, index: int) -> str:
-        """The line `index` lines ahead of the next, '' behind the end."""
+        """The line `index` lines after the next one, without taking it; '' past the end."""
         while self._taken + index >= len(self._seen):
             line = next(self._lines, "")
             if not line:
@@ -205,7 +204,7 @@ class _Ahead:
         return self._seen[self._taken + index]
 
     def drop(self, count: int) -> str:
-        """Take lines that were looked at."""
+        """Take lines that were looked at, and return them."""
         lines = "".join(self._seen[self._taken : self._taken + count])
         self._taken += count
         if self._taken * 2 > len(self._seen):
@@ -215,7 +214,7 @@ class _Ahead:
 
 
 def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str]]:
-    """Records of `width` fields, or of any number where width is 0."""
+    """Records of `width` fields, or of any number if `width` is 0."""
     ahead = _Ahead(lines)
     while line := ahead.take():
         text = line.rstrip("\r\n")
@@ -232,13 +231,13 @@ def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None
 
 
 def _split(line: str, ahead: _Ahead) -> tuple[list[str] | None, str]:
-    """The fields of the record that begins with this line, or None where its quoting is broken; and its other lines.
+    """The fields of the record that begins with this line, or None if its quoting is broken; and its other lines.
 
-    Takes the lines that a quoted field goes on over, and none where that leads nowhere: they are then read as
-    records of their own.
+    Takes the lines that a quoted field spans. If its quoting is broken, takes none: they are then read as records of
+    their own.
     """
     fields: list[str] = []
-    value: list[str] | None = None  # of a quoted field that is not closed yet
+    value: list[str] | None = None  # parts of a quoted field that is not closed yet
     position = looked = length = 0
     while True:
         text = line.rstrip("\r\n")
@@ -273,14 +272,14 @@ def _split(line: str, ahead: _Ahead) -> tuple[list[str] | None, str]:
 
 
 def json_member(name: str, value: str) -> str:
-    """`"name": "value"`, as SQL's side of the lake writes it."""
+    """`"name": "value"`, in the same form as SQL writes it."""
     return f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
 
 
 def match(header: Sequence[str], columns: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Where the domain's columns are in a header, and where the others are, under names told apart.
+    """Positions of the domain's columns in a header, and of all others, under unique names.
 
-    Names match without regard to case. Of a name that stands twice the first is meant.
+    Names match regardless of case. If a name occurs twice, the first one counts.
     """
     known = set(columns)
     by_name: dict[str, int] = {}

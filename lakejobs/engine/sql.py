@@ -1,7 +1,7 @@
 """From delivered text to typed rows: the SQL of bronze and silver, in what DuckDB and Spark share.
 
-Every cast stands behind a pattern, because engines disagree on what they accept (`5.7` as a whole number, `0x10`,
-`1_000`, `5d`): what the pattern refuses becomes NULL, is kept in `rescued_data`, and makes the row invalid.
+A pattern guards every cast, because engines disagree on what they accept (`5.7` as a whole number, `0x10`, `1_000`,
+`5d`): text that does not match becomes NULL, is kept in `rescued_data`, and makes the row invalid.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def text(value: str) -> str:
 
 
 def relations_read(query: str) -> set[str] | None:
-    """Names of the relations that a query reads, in lower case; None where it cannot be parsed."""
+    """Names of the relations that a query reads, in lower case; None if it cannot be parsed."""
     import sqlglot
     from sqlglot.optimizer.scope import traverse_scope
 
@@ -54,8 +54,8 @@ def partition_dates(reading: Reading) -> str:
 def typed_rows(reading: Reading) -> str:
     """Query over `delivered`: every record typed, rescued and corrected.
 
-    Columns: file_number, partition_date, event_time_ (NULL where there is no usable one), is_malformed, the domain's
-    columns, each correction's `difference`, and type_errors (codes), corrections, rescued_data: NULL where none.
+    Columns: file_number, partition_date, event_time_ (NULL if not usable), is_malformed, the domain's columns, each
+    correction's `difference`, and type_errors (codes), corrections and rescued_data: NULL if there are none.
     """
     domain = reading.domain
     corrected = {correction.column for correction in domain.corrections}
@@ -69,9 +69,9 @@ def typed_rows(reading: Reading) -> str:
             expected.append(f"case when abs({product}) < {TOO_LARGE} then {product} end as {column}_expected")
         else:
             expected.append(f"try_cast({correction.expression} as {domain.columns[column]}) as {column}_expected")
-            # The difference of two large decimals may need a digit more than there are.
+            # The difference of two large decimals may need one digit more than a decimal has.
             reported_value, expected_value = f"cast({column} as double)", f"cast({column}_expected as double)"
-        # Rounded, because 0.01 apart is not quite 0.01 in binary fractions.
+        # Rounded, because 0.01 has no exact binary fraction.
         difference.append(f"round({reported_value} - {expected_value}, 6) as {correction.difference}")
         wrong.append(
             f"{column}_expected is not null and ({column} is null "
@@ -111,10 +111,11 @@ def typed_rows(reading: Reading) -> str:
 
 
 def superseded_rows(domain: Domain) -> str:
-    """Query over `typed` and `repeated`, the keys that stand more than once on a date: row_number_ and partition_date
-    of the rows that another one supersedes.
+    """Query over `typed` and `repeated`, the keys that occur more than once on a date: row_number_ and partition_date
+    of the superseded rows.
 
-    Within a date and key the row of the latest timestamp is kept, then of the later delivery, then of the later line.
+    Of the rows with the same date and key, the one with the latest timestamp is kept, then the one from the later
+    delivery, then the one on the later line.
     """
     keys = ", ".join(f"t.{key}" for key in domain.keys)
     same = " and ".join(f"t.{key} = r.{key}" for key in domain.keys)
@@ -129,7 +130,7 @@ def superseded_rows(domain: Domain) -> str:
 
 def judged_rows(domain: Domain) -> str:
     """Query over `kept`, `failed` (row_number_, codes) and `sources` (file_number, source_file): the rows of silver and
-    their partition_date, but for the moment they were judged."""
+    their partition_date, without `processed_at`."""
     errors = (
         "coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), "
         f"case when k.event_time_ is null then 'NULL:{domain.event_time}' end)"
@@ -143,7 +144,7 @@ def judged_rows(domain: Domain) -> str:
 
 
 def hashes(reading: Reading) -> dict[str, str]:
-    """Of all SQL that decides what stands in silver. They change with the domain's specification and with settings."""
+    """Hashes of all SQL that determines the rows of silver. They change with the domain and the settings."""
     domain = reading.domain
     queries = {
         "typed": typed_rows(reading),
@@ -160,14 +161,14 @@ def _json_object(members: Sequence[str]) -> str:
 
 
 def _dated(reading: Reading) -> str:
-    """`delivered` with blanks trimmed, types applied, and the partition each record belongs to.
+    """`delivered` with blanks trimmed, types applied, and the partition of each record.
 
-    The trimmed text of a typed column stays beside it as `<column>_text`.
+    The trimmed text of a typed column is kept as `<column>_text`.
     """
     domain, time = reading.domain, reading.domain.event_time
     trimmed, typed = [], []
     for name, kind in domain.columns.items():
-        # Three comparisons are far cheaper than a trim, and hardly any value needs one.
+        # Three comparisons are far cheaper than a trim, and few values need one.
         has_blanks = f"{name} < '!' or {name} like '% ' or {name} like '%\t'"
         value = f"case when {has_blanks} then nullif(btrim({name}, ' \t'), '') else {name} end"
         if kind == "text":
@@ -200,8 +201,8 @@ def _typed(reading: Reading, value: str, kind: str) -> str:
 
 
 def _timestamp(value: str, formats: Sequence[str]) -> str:
-    """UTC, in microseconds; what is finer is cut off."""
-    # Casts of text with an offset differ from engine to engine: the offset is taken off first.
+    """A timestamp in UTC, truncated to microseconds."""
+    # Engines differ in how they cast text with an offset, so the offset is removed first.
     local = f"try_cast(substr(regexp_replace({value}, '{ZONE}', ''), 1, 26) as timestamp)"
     offset = f"replace(regexp_extract({value}, '[+-][0-9:]+$', 0), ':', '')"
     hours = f"cast(coalesce(nullif(substr({offset}, 2, 2), ''), '0') as integer)"

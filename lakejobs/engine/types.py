@@ -1,6 +1,6 @@
-"""Booleans, dates and decimals: what text they accept, in SQL that DuckDB and Spark share, and their SQL types.
+"""Booleans, dates and decimals: the text they accept, in SQL that DuckDB and Spark share, and their SQL types.
 
-Every cast stands behind a pattern: see `transform`.
+A pattern guards every cast: see `sql`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ TRUE = ("true", "t", "yes", "1")
 FALSE = ("false", "f", "no", "0")
 DAY = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 FIRST_YEAR = "0001"
-"""Python, and so pandas, has no year before."""
+"""Python, and therefore pandas, has no earlier year."""
 
 
 def sql_type(kind: str) -> str:
@@ -20,7 +20,7 @@ def sql_type(kind: str) -> str:
 
 
 def typed(value: str, kind: str) -> str:
-    """SQL that makes a boolean, a date or a decimal of trimmed text; NULL of what does not fit."""
+    """SQL that turns trimmed text into a boolean, a date or a decimal, and text that does not fit into NULL."""
     if kind == "boolean":
         return f"case when lower({value}) in {TRUE} then true when lower({value}) in {FALSE} then false end"
     if kind == "date":
@@ -31,7 +31,7 @@ def typed(value: str, kind: str) -> str:
 
 
 def decimal_pattern(column: Column) -> str:
-    """Plain decimals that fit exactly: zeros in front and behind do not count, an exponent is not accepted."""
+    """A pattern for plain decimals that fit exactly; leading and trailing zeros do not count, exponents fail."""
     before = column.digits - column.scale
     whole = f"0*[0-9]{{1,{before}}}" if before else "0+"
     if not column.scale:

@@ -1,7 +1,7 @@
-"""Facts: what was learned of the files of a domain, kept so that none is opened twice.
+"""Facts: what is known about the files of a domain, kept so that no file is opened twice.
 
-A fact holds as long as the file's version does. The file that keeps them is a cache; without it everything is read,
-verified and learned anew.
+A fact is valid as long as the file's version stays the same. The facts are a cache: without them, every file is read
+and verified again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lakejobs.storage.layout import Lake
 Kind = TypeVar("Kind")
 
 VERSION = 4
-"""Of the caches, and of manifests. Another version's are made anew."""
+"""The version of the caches and the manifests. Those of another version are rebuilt."""
 
 
 class Facts:
-    """What is known of the bronze partitions, and of the Parquet files, of a domain."""
+    """What is known about a domain's bronze partitions and Parquet files."""
 
     def __init__(self, lake: Lake, domain: str) -> None:
         self._lake, self._domain = lake, domain
@@ -42,7 +42,7 @@ class Facts:
         self._changed = True
 
     def silver(self, path: str, found: File | None, newest: int) -> SilverFooter | None:
-        """The footer of a silver file that is whole; None of any other. See `_footer`."""
+        """The footer of an intact silver file, else None. See `_footer`."""
         return self._footer(path, found, newest, SilverFooter.from_json)
 
     def gold(self, path: str, found: File | None, newest: int) -> GoldFooter | None:
@@ -51,9 +51,9 @@ class Facts:
     def _footer(
         self, path: str, found: File | None, newest: int, kind: Callable[[dict[str, Any]], Kind]
     ) -> Kind | None:
-        """A file whose version is not the one remembered is read once, and its checksum compared.
+        """Read a file once for each version of it, and verify its checksum.
 
-        Raises LakeError where it was written by a version of the code later than `newest`.
+        Raises LakeError if the file was written by a version of the code later than `newest`.
         """
         if found is None:
             self._changed |= self._known["parquet"].pop(path, None) is not None
@@ -62,19 +62,22 @@ class Facts:
         if known is None or known["version"] != found.version:
             content = footer.read_footer(self._lake.store, path)
             if content is None:
-                log.warning("%s is damaged or not one of ours: it is made again", self._lake.location(path))
+                log.warning(
+                    "%s is damaged or was not written by lakejobs; ignored, and rebuilt if needed",
+                    self._lake.location(path),
+                )
                 return None
             known = {"version": found.version, "footer": _brief(content)}
             self._known["parquet"][path] = known
             self._changed = True
         if known["footer"].get("version", 0) > newest:
             raise LakeError(
-                f"{self._lake.location(path)} was written by a newer lakejobs: upgrade this one, or name another lake"
+                f"{self._lake.location(path)} was written by a newer lakejobs; upgrade lakejobs or use another lake"
             )
         return kind(known["footer"])
 
     def forget_others(self, landings: Iterable[str], silver: Iterable[str]) -> None:
-        """Forget the bronze partitions and the silver files that are gone, and gold files that are."""
+        """Forget all but these bronze partitions, these silver files, and other files that still exist."""
         there = set(landings)
         for date in [date for date in self._known["landings"] if date not in there]:
             del self._known["landings"][date]
@@ -85,15 +88,15 @@ class Facts:
                 self._changed = True
 
     def save(self) -> None:
-        """Keep what was learned. Losing it costs time only, so it is not forced to the disk."""
+        """Save the facts. Losing them only costs time, so they are not synced to the disk."""
         if self._changed and self._lake.store.exists():
             self._changed = False
             with contextlib.suppress(Exception):
-                # Another run that is saving at this moment loses what it learned, no more.
+                # Another run that is saving at this moment loses its new facts, and nothing else.
                 self._lake.store.sweep("")
                 documents.write_json(self._lake.store, self._lake.facts(self._domain), self._known, durable=False)
 
 
 def _brief(content: dict[str, Any]) -> dict[str, Any]:
-    """A footer without what is seldom asked for: what the file was made from, one by one."""
+    """A footer without its long, rarely needed parts, such as the lineage."""
     return {key: value for key, value in content.items() if key not in ("checksum", "lineage", "inputs")}

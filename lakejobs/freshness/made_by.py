@@ -1,4 +1,4 @@
-"""What files are made by: rules, SQL, settings, and the version of the code."""
+"""What determines the files besides their inputs: rules, SQL, settings and the version of the code."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from lakejobs.quality import suite
 
 SILVER_VERSION = 2
 GOLD_VERSION = 3
-"""Raise one when Python code gives other rows of the same input; SQL, rules and settings have hashes of their own. A
-test holds a fingerprint of the output against them."""
+"""Raise one when Python code makes other rows from the same input; SQL, rules and settings are hashed. A test compares
+a fingerprint of the output with the versions."""
 
 
 def reading_of(domain: Domain) -> Reading:
-    """How a domain's files are read, by the settings."""
+    """How a domain's files are read, according to the settings."""
     section = settings()
     if unknown := [name for name in section.timestamp_formats if name not in domains()]:
         known = ", ".join(domains())
-        raise LakeError(f"[lake] timestamp_formats: there is no domain {few(unknown)}; there are {known}")
+        raise LakeError(f"[lake] timestamp_formats: unknown domain {few(unknown)}; known domains: {known}")
     return Reading(domain, section.earliest_date, tuple(section.timestamp_formats.get(domain.name, ())))
 
 
 @dataclass(frozen=True)
 class MadeBy:
-    """All that decides what stands in the silver files of a domain, besides their bronze files."""
+    """Everything besides bronze that determines the rows of a domain's silver files."""
 
     rules: Mapping[str, str]
     """Hashes of the critical rules by code, in the suite's order."""
     warnings: Mapping[str, str]
-    """Hashes of the other rules: they change what is reported, and no row."""
+    """Hashes of the other rules by code: they change what is reported, but no row."""
     sql: Mapping[str, str]
     settings: Mapping[str, Any]
 
@@ -58,7 +58,7 @@ class MadeBy:
         return {"version": SILVER_VERSION, **asdict(self)}
 
     def difference(self, old: Mapping[str, Any]) -> str:
-        """What changed since a file with this lineage was made, in words."""
+        """Describe what changed since a file with this lineage was made."""
         said = []
         before, now = {**old["rules"], **old["warnings"]}, {**self.rules, **self.warnings}
         for what, codes in (
@@ -77,11 +77,11 @@ class MadeBy:
 
 
 def needed_columns(domain: Domain) -> dict[str, str]:
-    """Columns without which a file means something else than it seems to, and why."""
-    needed = {correction.column: "so it is computed where that can be done" for correction in domain.corrections}
-    with contextlib.suppress(LakeError):  # a broken suite is told of where it is needed
+    """Columns that change the result when a file lacks them, and why."""
+    needed = {correction.column: "so it is computed where possible" for correction in domain.corrections}
+    with contextlib.suppress(LakeError):  # a broken suite is reported where it is used
         for rule in suite.load_suite(domain).rules:
             if rule.severity == "critical":
                 for column in rule.columns:
-                    needed.setdefault(column, f"which the rule {rule.code} asks for")
+                    needed.setdefault(column, f"which the rule {rule.code} needs")
     return needed

@@ -1,4 +1,4 @@
-"""A run: what one run of Luigi's worker knows, kept together and let go of together."""
+"""A run: what one run of Luigi's worker knows, kept and dropped together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lakejobs.storage import layout
 
 
 class Run:
-    """The lake as one run sees it, the states of its domains, looked at once, and the engine."""
+    """The lake as one run sees it: its domains' states, each read once, and the engine."""
 
     def __init__(self, worker: object = None) -> None:
         self.lake = layout.current()
@@ -24,7 +24,7 @@ class Run:
         self._states: dict[str, DomainState] = {}
 
     def state(self, domain: str) -> DomainState:
-        """The state of a domain, looked at again when another run published."""
+        """The state of a domain, scanned again if another run has published."""
         known = self._states.get(domain)
         if known is None:
             known = self._states[domain] = DomainState(self.lake, domain)
@@ -46,11 +46,11 @@ _current: Run | None = None
 
 
 def current() -> Run:
-    """The run that this is part of; outside a worker a new one each time, for then nothing says when it ends.
+    """The current run; outside a worker, a new one on each call, because nothing marks its end.
 
-    Luigi builds tasks from their parameters alone and has no event for the beginning of a run, so the run cannot be
-    handed to them. What tells one from the next is the worker's thread that keeps in touch with the scheduler. A
-    worker's child process goes on with its parent's run.
+    Luigi builds tasks from their parameters alone and has no event for the start of a run, so tasks cannot be given
+    their run. Runs are told apart by the worker's keep-alive thread. A worker's child process continues its parent's
+    run.
     """
     global _current
     if multiprocessing.parent_process() is not None and _current is not None:

@@ -1,10 +1,10 @@
-"""The state of a domain: what every file of it should be made from now, and what it was made from.
+"""The state of a domain: what each of its files should be made from now, and what it was made from.
 
-A file is fresh when both agree. Nothing here opens a CSV, but for one that may have changed without a trace, and a
-file that was seen before is not opened either.
+A file is fresh when the two agree. Files that were read before are not opened again, and a CSV file is opened only if
+it may have changed without a trace.
 
-A run works on the files that were staged when it began; what arrives later is the next run's. What other runs publish
-meanwhile is noticed by the token that they leave in the domain's lock.
+A run works on the files that were staged when it began; the next run takes what arrives later. Other runs leave a token
+in the domain's lock, which tells a run that they have published something.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from lakejobs.storage import File, deliveries, documents
 from lakejobs.storage.layout import Lake, partition_path
 
 EMPTY = "it is empty"
-"""The note of a file without a byte, or of blank lines alone."""
+"""The note on a file that has no bytes, or only blank lines. Manifests store it."""
 
 
 class DomainState:
-    """What is known of one domain: its landings, its silver partitions, and footers of gold snapshots made from it."""
+    """What is known about one domain: landings, silver partitions, and footers of the gold snapshots made from it."""
 
     def __init__(self, lake: Lake, domain: str) -> None:
         self.lake = lake
@@ -43,21 +43,21 @@ class DomainState:
         self.staged: dict[dt.date, list[File]] = {}
         """Deliveries that were in staging when the run began, by landing date."""
         self.ignored: list[str] = []
-        """What is in staging and is no delivery, nor being written: other files, links, directories; and why."""
+        """What is in staging but is neither a delivery nor being written (other files, links, directories), and why."""
         self.landings: dict[dt.date, Landing] = {}
-        """What is known of each bronze partition."""
+        """What is known about each bronze partition."""
         self.stale: set[dt.date] = set()
-        """Landing dates with something to land or to look at."""
+        """Landing dates with files to land or to inspect."""
         self.silver: dict[dt.date, SilverFooter] = {}
-        """Footers of the silver partitions, those that are whole."""
+        """Footers of the intact silver partitions."""
         self.present: set[dt.date] = set()
-        """Dates that have a silver file, whole or damaged."""
+        """Dates that have a silver file, intact or damaged."""
         self.manifests: dict[dt.date, Manifest] = {}
-        """What this process has written of manifests: they stay known where the files get lost."""
+        """Manifests that this process has written, known even if their files are lost."""
         self.now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
         """When (UTC) the run began."""
         self.token = ""
-        """What the last run to write to the domain left in its lock, as far as is known here."""
+        """The token in the domain's lock when its state was last read or written here."""
         self._expected: dict[dt.date, str] = {}
         self._contributions: dict[dt.date, list[tuple[dt.date, int, str]]] = {}
         self._facts = Facts(lake, domain)
@@ -70,7 +70,7 @@ class DomainState:
         staging = self.lake.staging
         if not staging.exists():
             raise LakeError(
-                f"the staging directory {staging.root} does not exist: create it, or name another one by "
+                f"the staging directory {staging.root} does not exist: create it, or set another one with "
                 "[lake] staging or --lake-staging"
             )
         for file in staging.files(self.domain):
@@ -78,13 +78,13 @@ class DomainState:
                 landing = deliveries.landing_date(file.name, deliveries.modified(file, self.now))
                 self.staged.setdefault(landing, []).append(file)
             elif not file.name.startswith((".", "_")) and not file.name.endswith(deliveries.BEING_WRITTEN):
-                self.ignored.append(f"{file.name} (no .csv)")
-        self.ignored += [f"{name} (no ordinary file)" for name in staging.others(self.domain)]
+                self.ignored.append(f"{file.name} (not a .csv file)")
+        self.ignored += [f"{name} (not a regular file)" for name in staging.others(self.domain)]
         if self.ignored:
-            log.warning("%s: left alone: %s", staging.location(self.domain), few(self.ignored))
+            log.warning("%s: ignored: %s", staging.location(self.domain), few(self.ignored))
 
     def rescan(self) -> None:
-        """Look at bronze and silver again."""
+        """Read the state of bronze and silver again."""
         self.token = self.lake.store.token(self.domain)
         self.reading = reading_of(domains()[self.domain])
         self.made_by = MadeBy.of(self.reading)
@@ -107,7 +107,7 @@ class DomainState:
         self.save()
 
     def _look_at_landing(self, date: dt.date, listed: list[File]) -> None:
-        """Learn of a bronze partition, which has the files `listed`."""
+        """Update what is known about a bronze partition. `listed`: its files."""
         files = [file for file in listed if deliveries.is_delivery(file.name)]
         staged = self.staged.get(date, [])
         seen = digest([self.scan_hash, [[(f.name, f.version) for f in some] for some in (staged, files)]])
@@ -116,7 +116,7 @@ class DomainState:
             manifest = self.read_manifest(date)
             known = summarise(manifest, date, seen) if manifest else None
             if known is None or manifest is None or not self._describes(manifest, date, staged, files):
-                # Where the only delivery is still being written there is nothing yet.
+                # If the only delivery is still being written, there is nothing to do yet.
                 if known or staged or files:
                     self.stale.add(date)
                 if known is None:
@@ -127,14 +127,14 @@ class DomainState:
         self.landings[date] = known
 
     def list_bronze(self, date: dt.date) -> list[File]:
-        """Deliveries in a bronze partition as it is now."""
+        """The deliveries that are in a bronze partition now."""
         found = self.lake.store.files(self.lake.bronze(self.domain, date))
         return [file for file in found if deliveries.is_delivery(file.name)]
 
     def _describes(self, manifest: Manifest, date: dt.date, staged: list[File], files: list[File]) -> bool:
-        """Whether a manifest is of just these files in bronze, and every staged one has landed as it is now.
+        """Whether a manifest covers exactly these files in bronze, and every staged file has landed as it is now.
 
-        Files that may have been written to since are read: a copied lake's once, others hardly ever.
+        Reads files that may have been written to since: those of a copied lake once, others hardly ever.
         """
         described = {entry.name: entry for entry in manifest.files}
         if described.keys() != {file.name for file in files}:
@@ -156,7 +156,7 @@ class DomainState:
         return True
 
     def read_manifest(self, date: dt.date) -> Manifest | None:
-        """The manifest of a bronze partition; None where it is missing, damaged, or of other settings."""
+        """The manifest of a bronze partition; None if it is missing, damaged, or was made with other settings."""
         manifest = self.manifests.get(date)
         if manifest is None:
             content = documents.read_json(self.lake.store, self.lake.manifest(self.domain, date))
@@ -166,15 +166,15 @@ class DomainState:
         return manifest if manifest.scan == self.scan_hash else None
 
     def bronze_path(self, landing: dt.date, name: str) -> str:
-        """A file in bronze, from the domain's directory there."""
+        """The path of a file in bronze, relative to the domain's directory there."""
         return f"{partition_path(landing)}/{name}"
 
     def shown(self, landing: dt.date, name: str) -> str:
-        """A file in bronze as people call it."""
+        """The path of a file in bronze, as messages show it."""
         return self.lake.location(f"{self.lake.bronze(self.domain, landing)}/{name}")
 
     def is_landed(self, path: str) -> bool:
-        """Whether a file is in bronze, from the domain's directory there."""
+        """Whether a file is in bronze. `path` is relative to the domain's directory there."""
         return self.lake.store.stat(f"{self.lake.layer('bronze', self.domain)}/{path}") is not None
 
     def _gather(self) -> None:
@@ -193,34 +193,34 @@ class DomainState:
             self.present.add(date)
 
     def gold_footer(self, path: str, found: File | None) -> GoldFooter | None:
-        """The footer of a gold snapshot that is whole; None of any other."""
+        """The footer of an intact gold snapshot, else None."""
         return self._facts.gold(path, found, GOLD_VERSION)
 
     def save(self) -> None:
-        """Keep what was learned."""
+        """Save what was learned."""
         self._facts.save()
 
     # ---------------------------------------------------------------------------------------- asking
 
     def stale_landings(self) -> list[dt.date]:
-        """Landing dates for which `Bronze` has something to do."""
+        """Landing dates that `Bronze` has to process."""
         return sorted(self.stale)
 
     def records(self, date: dt.date) -> int:
-        """How many bronze records belong to a silver partition."""
+        """The number of bronze records that belong to a silver partition."""
         return sum(records for _, records, _ in self._contributions.get(date, ()))
 
     def landings_needed(self, dates: Iterable[dt.date]) -> list[dt.date]:
-        """Bronze partitions that hold records of some silver partitions."""
+        """Bronze partitions that hold records of these silver partitions."""
         return sorted({landing for date in dates for landing, _, _ in self._contributions.get(date, ())})
 
     def has_manifest(self, landing: dt.date) -> bool:
-        """Whether the manifest of a bronze partition is there and says what is known of it."""
+        """Whether a bronze partition has a manifest that agrees with what is known about it."""
         manifest = self.read_manifest(landing)
         return manifest is not None and summarise(manifest, landing, "").dates == self.landings[landing].dates
 
     def expected(self, date: dt.date) -> str | None:
-        """The identity that a silver partition has when it is fresh; None where no records belong to it."""
+        """The identity of a fresh silver partition; None if no records belong to it."""
         if date not in self._contributions:
             return None
         if date not in self._expected:
@@ -229,25 +229,25 @@ class DomainState:
         return self._expected[date]
 
     def is_fresh(self, date: dt.date) -> bool:
-        """Whether a silver partition is what its inputs make it now; without records, whether it is gone."""
+        """Whether a silver partition is what its inputs make it now; if it has no records, whether it is gone."""
         footer = self.silver.get(date)
         if footer is None:
             return self.expected(date) is None and date not in self.present
         return (footer.identity, footer.warnings) == (self.expected(date), self.made_by.warnings_hash)
 
     def stale_dates(self) -> list[dt.date]:
-        """Event dates for which `Silver` has something to do."""
+        """Event dates that `Silver` has to process."""
         return [date for date in sorted({*self._contributions, *self.present}) if not self.is_fresh(date)]
 
     def _is_still_there(self, landing: dt.date, name: str) -> bool:
-        """Whether a file that is known has not been deleted from bronze; that would make its landing date stale."""
+        """Whether a known file is still in bronze. Only a stale landing date can have lost one."""
         return landing not in self.stale or self.is_landed(self.bronze_path(landing, name))
 
     @property
     def rejected(self) -> list[str]:
-        """Files in bronze that were not taken in, and why; one for as long as it is there."""
+        """Messages about rejected files, for as long as they are in bronze."""
         return [
-            f"{self.shown(date, name)} is rejected: {reason}. Delete it from bronze and staging once that is settled"
+            f"{self.shown(date, name)} is rejected: {reason}. Delete it from bronze and staging once this is resolved"
             for date, landing in sorted(self.landings.items())
             for name, reason in landing.rejected.items()
             if self._is_still_there(date, name)
@@ -255,7 +255,7 @@ class DomainState:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person has to look at, though the lake is fresh: rejected files, and columns that deliveries lack."""
+        """Messages about what needs attention although the lake is fresh, such as rejected files."""
         lacking: dict[str, list[str]] = {}
         for date, landing in sorted(self.landings.items()):
             for name, columns in landing.missing.items():
@@ -272,19 +272,19 @@ class DomainState:
                 without = (
                     f"{files[-1]} has"
                     if len(files) == 1
-                    else f"{counted(len(files), 'file')}, {files[-1]} among them, have"
+                    else f"{counted(len(files), 'file')}, including {files[-1]}, have"
                 )
                 said.append(f"{self.domain}: {without} no column {column}, {why}")
-        # The staging directory is all domains'; one of them tells of it.
+        # All domains share the staging directory; only the first one reports on it.
         if self.domain == next(iter(domains())) and (strays := stray_names(self.lake)):
-            said.append(f"{self.lake.staging.root}: left alone, for no domain has these names: {few(strays)}")
+            said.append(f"{self.lake.staging.root}: ignored, because no domain has these names: {few(strays)}")
         return self.rejected + said
 
     # ---------------------------------------------------------------------------------------- publishing
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[DomainState]:
-        """Write to the domain: no other run does meanwhile, and what others published before is known."""
+        """Lock the domain for writing, and read what other runs have published."""
         with self.lake.lock(self.domain) as lease:
             if lease.token != self.token:
                 self.rescan()
@@ -295,19 +295,19 @@ class DomainState:
                 self.save()
 
     def landed(self, dates: Iterable[dt.date]) -> None:
-        """Bronze partitions have been written: look at them again."""
+        """Update the state after bronze partitions were written."""
         for date in dates:
             self.stale.discard(date)
             self._look_at_landing(date, self.list_bronze(date))
         self._gather()
 
     def published(self, date: dt.date) -> None:
-        """A silver partition has been written or removed: look at it again."""
+        """Update the state after a silver partition was written or removed."""
         self._look_at_silver(date, self.lake.store.stat(self.lake.silver(self.domain, date)))
 
 
 def summarise(manifest: Manifest, landing: dt.date, seen: str) -> Landing:
-    """What a manifest says of its partition as a whole."""
+    """Summarise a bronze partition from its manifest."""
     files, here = manifest.files, partition_path(landing)
     dates: dict[str, list[Any]] = {}
     for date in sorted({date for file in files for date in file.dates}):
@@ -330,7 +330,7 @@ def summarise(manifest: Manifest, landing: dt.date, seen: str) -> Landing:
 
 
 def stray_names(lake: Lake) -> list[str]:
-    """What is in the staging directory beside the domains' own: a misspelt domain, or a file of none."""
+    """What is in the staging directory and belongs to no domain, such as a misspelt one."""
     found = [file.name for file in lake.staging.files("")] + lake.staging.others("")
     known = {*domains(), *broken_domains()}
     return [name for name in found if name not in known and not name.startswith((".", "_"))]

@@ -1,4 +1,4 @@
-"""Gold snapshots: which there are, what they were made from, and what they should be made from now."""
+"""Gold snapshots: which ones exist, what they were made from, and what they should be made from now."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def snapshots(run: Run, table: Table) -> list[File]:
 
 
 def footer(run: Run, table: Table, snapshot: File) -> GoldFooter | None:
-    """The footer of a snapshot; None unless it is whole."""
+    """The footer of an intact snapshot, else None."""
     state = run.state(domains_of(table)[0])
     return state.gold_footer(run.lake.gold(table.name, snapshot.name), snapshot)
 
 
 def newest_snapshot(run: Run, table: Table) -> tuple[str | None, GoldFooter | None]:
-    """The newest snapshot that is whole, and its footer."""
+    """The newest intact snapshot and its footer."""
     for snapshot in reversed(snapshots(run, table)):
         if found := footer(run, table, snapshot):
             return snapshot.name, found
@@ -39,7 +39,7 @@ def newest_snapshot(run: Run, table: Table) -> tuple[str | None, GoldFooter | No
 
 
 def inputs(run: Run, table: Table) -> Inputs:
-    """What a table is made from now."""
+    """What a table should be made from now."""
     made_from: Inputs = {}
     for source in table.sources:
         if source.name in domains():
@@ -52,12 +52,12 @@ def inputs(run: Run, table: Table) -> Inputs:
 
 
 def identity(table: Table, made_from: Mapping[str, Mapping[str, str]]) -> str:
-    """What a snapshot has in its footer that was made from these inputs."""
+    """The identity of a snapshot made from these inputs."""
     return digest([GOLD_VERSION, table.hash, made_from])
 
 
 def is_fresh(run: Run, table: Table) -> bool:
-    """Whether the newest file of a table is whole and was made from its inputs as they are."""
+    """Whether a table's newest snapshot is intact and was made from its current inputs."""
     if not all(is_fresh(run, tables()[source.name]) for source in table.sources if source.name not in domains()):
         return False
     found = snapshots(run, table)

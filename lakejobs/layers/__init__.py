@@ -1,1 +1,1 @@
-"""Layers: staging, bronze, silver and gold, each as functions. Nothing here knows of Luigi, of pages, or an engine."""
+"""Layers: staging, bronze, silver and gold as plain functions, independent of Luigi, the pages and any engine."""

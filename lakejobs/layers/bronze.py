@@ -1,8 +1,8 @@
-"""Bronze: deliveries as they came, by landing date, and a manifest of what they hold.
+"""Bronze: deliveries byte for byte, by landing date, and a manifest for each partition.
 
-The manifest of a partition is a cache: it says of each file what it takes to read it and how many of its records
-belong to each event date, so silver knows which files a partition is made from. It is made again from the files
-where it is missing, damaged, or was made with other settings.
+A manifest is a cache. For each file it records how to read it and how many of its records belong to each event date, so
+silver knows which files a partition is made from. It is rebuilt from the files when it is missing, damaged or was made
+with other settings.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from lakejobs.storage.local import copy
 
 
 def land(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progress: OnProgress) -> str:
-    """Copy what is staged for some dates, look at what is new there, write the manifests. Returns what was done."""
+    """Land what is staged for some dates, inspect the new files and write the manifests. Returns a summary."""
     earlier, troubles = Deliveries(state), []
     staged: dict[dt.date, dict[str, Staged]] = {}
-    inspected: dict[str, Inspection] = {}  # of files that landed just now, by their path in bronze
+    inspected: dict[str, Inspection] = {}  # the files that land in this call, by bronze path
     touched = list(dates)
     for date in touched:
         on_progress(f"landing {date}", 50 * len(staged) // len(touched))
         state.lake.store.sweep(state.lake.bronze(state.domain, date))
         staged[date], said = _land_staged(state, earlier, date, inspected)
         troubles += said
-        # A delivery may turn out to be of a later day than its file's modification date.
+        # A delivery may land on a later day than its file's modification date.
         touched += sorted({partition_date(path) for path in inspected} - set(touched))
     before = {date: state.read_manifest(date) or Manifest(state.scan_hash) for date in touched}
     described = {date: describe(state, date, before[date].files, inspected) for date in touched}
@@ -68,14 +68,14 @@ def land(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progre
 def _land_staged(
     state: DomainState, earlier: Deliveries, date: dt.date, inspected: dict[str, Inspection]
 ) -> tuple[dict[str, Staged], list[str]]:
-    """Land what is staged for a date. Returns the manifest's account of it, and what went wrong; fills `inspected`."""
+    """Land what is staged for a date. Returns the manifest's `staged` and the errors; fills `inspected`."""
     manifest = state.read_manifest(date)
     before: Mapping[str, Staged] = manifest.staged if manifest else {}
     staged: dict[str, Staged] = {}
     troubles = []
     for file in list(state.staged.get(date, ())):
         known = before.get(file.name)
-        # What is still staged lands again where its file in bronze is gone.
+        # A file that is still staged lands again if its copy in bronze is gone.
         if known and known.version == file.version and state.is_landed(known.landed_as):
             staged[file.name] = known
             continue
@@ -86,31 +86,31 @@ def _land_staged(
                 inspected[landed_as] = inspection
         except StillWrittenError:
             state.staged[date].remove(file)
-            log.info("%s: %s is still being written; it is left for the next run", state.domain, file.name)
+            log.info("%s: %s is still being written; the next run will land it", state.domain, file.name)
         except LakeError as error:
             if state.lake.staging.stat(f"{state.domain}/{file.name}"):
                 troubles.append(str(error))
             else:
                 state.staged[date].remove(file)
-                log.warning("%s: %s was taken out of staging before it landed", state.domain, file.name)
+                log.warning("%s: %s was removed from staging before it landed", state.domain, file.name)
     return staged, troubles
 
 
 class StillWrittenError(Exception):
-    """A staged file changed while it was read."""
+    """A staged file changed while it was being read."""
 
 
 class Deliveries:
-    """What was delivered before under a name, by the names in bronze."""
+    """Earlier deliveries of a staged name, found by the names in bronze."""
 
     def __init__(self, state: DomainState) -> None:
         self._state = state
         self._without_stamp: dict[str, list[tuple[dt.date, str]]] | None = None
 
     def of(self, original: str, date: dt.date) -> list[tuple[deliveries.Delivery, str]]:
-        """Deliveries of a staged name, the latest last, and where in bronze they are.
+        """Deliveries of a staged name, the latest last, with their paths in bronze.
 
-        A name with a stamp lands on its own date, `date`, every time; any other on the date it was delivered on.
+        A name with a stamp always lands on the date in it, `date`; any other name on the date it was delivered.
         """
         if deliveries.stamp(original):
             found = [(date, name) for name in self._names(date) if original in _originals(name)]
@@ -129,7 +129,7 @@ class Deliveries:
         return sorted(one for one in known if one[0].original == original)
 
     def add(self, landing: dt.date, name: str) -> None:
-        """A file has landed."""
+        """Add a file that has landed."""
         if self._without_stamp is not None:
             self._remember(landing, name)
 
@@ -142,23 +142,23 @@ class Deliveries:
             self._without_stamp.setdefault(original, []).append((landing, name))
 
     def _hash(self, landing: dt.date, name: str) -> str:
-        """The content's hash, where the name holds the beginning of one."""
+        """The content's hash if the name contains the beginning of one, else an empty string."""
         if not deliveries.DELIVERED_BY_HASH.fullmatch(name):
             return ""
         return _hash(self._state.lake.store, f"{self._state.lake.bronze(self._state.domain, landing)}/{name}")
 
 
 def _originals(name: str) -> set[str]:
-    """Names under which a file in bronze may have been staged; only its content's hash tells for sure."""
+    """Names that a file in bronze may have been staged under; only its content's hash can tell which."""
     by_hash = deliveries.DELIVERED_BY_HASH.fullmatch(name)
     return {deliveries.original_name(name)} | ({by_hash[1] + by_hash[3]} if by_hash else set())
 
 
 def _land_file(state: DomainState, earlier: Deliveries, date: dt.date, file: File) -> tuple[str, Inspection | None]:
-    """Land one staged file, unless it has landed. Returns which file in bronze it is, and what is known of a new one.
+    """Land a staged file unless it has landed already. Returns its path in bronze, and the inspection of a new file.
 
-    Content equal to the latest delivery of the name has landed. Other content is a new delivery, later than all before
-    it. A name that bronze gave says by itself when its content was delivered.
+    Content equal to the latest delivery of the name has landed already. Other content is a new delivery, later than all
+    before it. A name that bronze assigned already contains the moment of its delivery.
     """
     source = f"{state.domain}/{file.name}"
     original = deliveries.original_name(file.name)
@@ -182,7 +182,7 @@ def _land_file(state: DomainState, earlier: Deliveries, date: dt.date, file: Fil
     staging, store = state.lake.staging, state.lake.store
     with staging.reading(source) as handle, staging.reading(source) as again, store.publish(path) as temporary:
         with ThreadPoolExecutor(1) as pool:
-            # The kernel copies a large file while it is looked at.
+            # The kernel copies a large file while it is being inspected.
             copying = pool.submit(copy, handle, temporary) if file.size > records.CHUNK else None
             inspection = inspect(again, state.reading.domain)
             if copying:
@@ -196,7 +196,7 @@ def _land_file(state: DomainState, earlier: Deliveries, date: dt.date, file: Fil
 
 
 def _same(state: DomainState, source: str, file: File, landed_as: str) -> bool:
-    """Whether a staged file has the content of one in bronze."""
+    """Whether a staged file has the same content as a file in bronze."""
     path = f"{state.lake.layer('bronze', state.domain)}/{landed_as}"
     there = state.lake.store.stat(path)
     return (
@@ -225,11 +225,10 @@ def _must_be(store: Store, handle: BinaryIO, file: File) -> None:
 def describe(
     state: DomainState, date: dt.date, before: Sequence[ManifestEntry], inspected: Mapping[str, Inspection]
 ) -> tuple[list[ManifestEntry], list[ManifestEntry]]:
-    """The manifest's entries for the files of a partition, in the order of their delivery, and which of them are new.
+    """The manifest entries for the files of a partition, in order of delivery, and which of them are new.
 
-    Entries whose file is the same as before are kept; the records of the new ones have not been counted yet. Of files
-    that landed just now, `inspected` says what is known, by their path in bronze. Reports files that changed or were
-    deleted after they had landed.
+    Keeps the entries of unchanged files; the records of new ones are not counted yet. `inspected` holds the inspections
+    of files that have just landed, by their path in bronze. Warns of files that changed or were deleted after landing.
     """
     domain, directory = state.reading.domain, state.lake.bronze(state.domain, date)
     known = {entry.name: entry for entry in before}
@@ -250,26 +249,26 @@ def describe(
             continue
         notes = _notes(inspection, domain)
         if old:
-            notes.append(f"its bytes changed after it landed; it was {old.inspection.sha256[:12]} before")
-            log.warning("%s changed after it landed: silver follows what it holds now", state.shown(date, file.name))
+            notes.append(f"it changed after it landed; its SHA-256 began with {old.inspection.sha256[:12]}")
+            log.warning("%s changed after it landed; silver will use its new content", state.shown(date, file.name))
         missing = missing_columns(inspection, domain)
         entry = ManifestEntry(file.name, file.size, file.version, inspection, tuple(notes), tuple(missing))
         entries.append(entry)
         new.append(entry)
     for name in known:
-        log.warning("%s was deleted: silver follows", state.shown(date, name))
+        log.warning("%s was deleted; silver will no longer include it", state.shown(date, name))
     entries.sort(key=lambda entry: delivery_order(date, entry))
     return entries, new
 
 
 def delivery_order(landing: dt.date, entry: ManifestEntry) -> tuple[deliveries.Delivery, str]:
-    """Sorts manifest entries of a domain by their delivery: its moment, the name staged, the content's hash."""
+    """Sort key for a domain's manifest entries, by delivery: moment, staged name, content hash."""
     sha256 = entry.inspection.sha256
     return deliveries.delivery(entry.name, landing, sha256), sha256
 
 
 def inspect(source: BinaryIO, domain: Domain) -> Inspection:
-    """Look at a file's bytes, and refuse it where its records could not be told apart or belong to no moment."""
+    """Inspect a file's bytes, and reject it if it lacks a column of the key or the event time."""
     inspection = records.inspect(source, list(domain.columns))
     if inspection.rejected or not inspection.header:
         return inspection
@@ -277,11 +276,11 @@ def inspect(source: BinaryIO, domain: Domain) -> Inspection:
     missing = [name for name in dict.fromkeys((*domain.keys, domain.event_time)) if name not in by_name]
     if not missing:
         return inspection
-    reason = f"it has no column {' and no column '.join(missing)}, which every record of {domain.name} needs"
+    reason = f"it has no column {' or '.join(missing)}, which every record of {domain.name} needs"
     header = {name.casefold() for name in inspection.header}
     for other in domains().values():
         if other is not domain and {*other.columns} <= header:
-            reason += f"; it looks like a file of {other.name}"
+            reason += f"; it has all the columns of {other.name}"
             break
     else:
         reason += _guess(missing, others)
@@ -289,7 +288,7 @@ def inspect(source: BinaryIO, domain: Domain) -> Inspection:
 
 
 def missing_columns(inspection: Inspection, domain: Domain) -> list[str]:
-    """Columns of the domain that an accepted file does not have."""
+    """Columns of the domain that an accepted file lacks."""
     if inspection.rejected or not inspection.header:
         return []
     by_name, _ = records.match(inspection.header, list(domain.columns))
@@ -297,7 +296,7 @@ def missing_columns(inspection: Inspection, domain: Domain) -> list[str]:
 
 
 def _guess(missing: Sequence[str], others: Iterable[str]) -> str:
-    """Which of a header's unknown columns may be a missing one under another name."""
+    """Suggest which unknown columns of a header may be missing ones under another name."""
     unknown = {name.casefold(): name for name in others}
     alike = [
         f"{unknown[found[0]]} looks like {name}"
@@ -308,7 +307,7 @@ def _guess(missing: Sequence[str], others: Iterable[str]) -> str:
 
 
 def _notes(inspection: Inspection, domain: Domain) -> list[str]:
-    """What a person should know of a file that was accepted."""
+    """Notes on an accepted file, for people."""
     if inspection.rejected:
         return []
     if not inspection.header:
@@ -316,20 +315,21 @@ def _notes(inspection: Inspection, domain: Domain) -> list[str]:
     notes = []
     _, others = records.match(inspection.header, list(domain.columns))
     if inspection.encoding != "utf-8":
-        notes.append("it is not UTF-8 and was read as Windows-1252")
+        notes.append("it is not UTF-8, so it was read as Windows-1252")
     if missing := missing_columns(inspection, domain):
         notes.append(f"it has no column {few(missing)}{_guess(missing, others)}")
     if others:
-        notes.append(f"it has columns besides the domain's, kept in rescued_data: {few(others)}")
+        notes.append(f"it has unknown columns, kept in rescued_data: {few(others)}")
     return notes
 
 
 def count_records(
     state: DomainState, entries: Sequence[tuple[dt.date, ManifestEntry]], engine: Engine
 ) -> list[tuple[dt.date, ManifestEntry]]:
-    """Fill in `records`, `malformed` and `dates` of manifest entries, from their files.
+    """Fill in `records`, `malformed` and `dates` of manifest entries from their files.
 
-    The engine's count is held against the number of lines; a file where they differ is read carefully from now on.
+    Compares the engine's count with the number of lines; from then on, the careful reader reads a file where they
+    differ.
     """
     files = [csv_file(state, date, entry, number) for number, (date, entry) in enumerate(entries)]
     files = [file for file in files if has_records(file)]
@@ -365,7 +365,7 @@ def count_records(
 
 
 def _is_doubtful(file: CsvFile, found: FileCount | None) -> bool:
-    """Whether a file's count is not to be trusted."""
+    """Whether a file's count cannot be trusted."""
     inspection = file.inspection
     if found is None:
         return True
@@ -374,7 +374,7 @@ def _is_doubtful(file: CsvFile, found: FileCount | None) -> bool:
 
 
 def csv_file(state: DomainState, date: dt.date, entry: ManifestEntry, number: int) -> CsvFile:
-    """A manifest's entry as the engine reads it."""
+    """A manifest entry as a file for the engine to read."""
     delivered = deliveries.delivery(entry.name, date, entry.inspection.sha256).moment.date()
     path = f"{state.lake.bronze(state.domain, date)}/{entry.name}"
     return CsvFile(
@@ -388,6 +388,6 @@ def csv_file(state: DomainState, date: dt.date, entry: ManifestEntry, number: in
 
 
 def has_records(file: CsvFile) -> bool:
-    """Whether there is anything to read below a header. Only plain files have had their lines counted exactly."""
+    """Whether there is anything to read below the header. The line count is exact for plain files only."""
     known = file.inspection
     return known.rejected is None and bool(known.header) and (not known.plain or known.lines > 1)

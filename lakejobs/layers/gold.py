@@ -1,8 +1,8 @@
 """Gold: one table per SQL file, published as snapshots.
 
-A table whose grain has the date computes only the days whose sources changed, and carries the other rows over from its
-last snapshot. The footer of a snapshot holds the identity of everything that it was made from and the hash of its SQL,
-so the next run knows what is left to do.
+A table with the date in its grain computes only the days whose sources changed, and carries the other rows over from
+its last snapshot. A snapshot's footer holds the identities of its inputs and the hash of its SQL, so the next run knows
+what is stale.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lakejobs.tables import Source, Table, domains_of, tables
 
 
 def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
-    """Publish a new snapshot, and keep so many older ones. Returns what was done."""
+    """Publish a new snapshot, and keep `keep` older ones. Returns a summary."""
     before, known = newest_snapshot(run, table)
     made_from = inputs(run, table)
     is_same = known is not None and (known.version, known.sql) == (GOLD_VERSION, table.hash)
@@ -63,15 +63,17 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
     if computed is not None:
         said += f", {counted(len(computed), 'day')} computed, {len(carried):,} carried over"
     if known and known.version != GOLD_VERSION:
-        said += "; made anew because an earlier version of lakejobs made it before"
+        said += "; rebuilt because an earlier version of lakejobs made it"
     elif known and known.sql != table.hash:
-        said += "; made anew because its SQL changed"
+        said += "; rebuilt because its SQL changed"
     return said
 
 
 def days_to_compute(table: Table, old: Inputs, new: Inputs) -> tuple[list[str] | None, list[str]]:
-    """The days that have to be computed, and those that stay as they are in the last snapshot, which was made from
-    `old`. None where the table is computed whole."""
+    """The days to compute, and the days to carry over from the last snapshot, which was made from `old`.
+
+    The former is None if the table is computed whole.
+    """
     if not table.is_by_day:
         return None, []
     by_day = [source.name for source in table.sources if source.name in domains() and not source.all_days]
@@ -101,14 +103,14 @@ def _source(run: Run, table: Table, source: Source) -> GoldSource:
     is_daily = table.is_by_day and not source.all_days
     if is_daily and not read.is_daily:
         raise LakeError(
-            f"{table.path}: {read.name} has no rows by day; name it {read.name} (all days) among the sources, and each "
-            "day sees all of it"
+            f"{table.path}: {read.name} has no date in its grain; write {read.name} (all days) in the line of sources, "
+            "so that each day sees all of it"
         )
     return GoldSource(read.name, {}, {"": run.lake.location(run.lake.gold(read.name, newest))}, is_daily)
 
 
 def sql_types(domain: Domain) -> dict[str, str]:
-    """The columns of a domain's silver and their types in SQL."""
+    """The columns of a domain's silver and their SQL types."""
     return {name: sql_type(kind) for name, kind in domain.columns.items()} | BOOKKEEPING
 
 
@@ -116,39 +118,41 @@ def _write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) 
     try:
         return engine.gold(job, path, content)
     except QueryError as error:
-        # The engine counts from the line before the file's first.
+        # The engine's line numbers are one higher than the file's.
         said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error))
         raise LakeError(f"{table.path}: {' '.join(said.split())}") from error
     except OtherDateError as error:
         raise LakeError(
-            f"{table.path}: it counts events of {error.day} to {error.other}, but the date in a grain is the UTC day "
-            "of the event. Name that column otherwise, such as week; then the table is computed whole."
+            f"{table.path}: it counts events of {error.day} under {error.other}, but the date in a grain is the UTC "
+            "day of the event. Give that column another name, such as week, and the table is computed whole."
         ) from error
 
 
 def check_sources(table: Table) -> None:
-    """Raises LakeError where the SQL reads what the header does not name, or the other way round."""
+    """Raises LakeError if the SQL reads what the header does not name, or the other way round."""
     read = relations_read(table.statement)
     if read is None:
-        return  # the engine says better what is wrong
+        return  # the engine's error message is better
     named = {source.name for source in table.sources}
     if unknown := sorted(read - named):
         there = few(sorted({*domains(), *tables()} - {table.name}), 20)
         raise LakeError(
             f"{table.path}: its SQL reads {few(unknown)}, which its second line does not name as a source; "
-            f"there are {there}"
+            f"known sources: {there}"
         )
     if unread := sorted(named - read):
         raise LakeError(f"{table.path}: its second line names {few(unread)} as a source, but its SQL does not read it")
 
 
 def prune(run: Run, table: Table, keep: int) -> None:
-    """Keep the newest snapshots, so many of them besides the one just made, and none that is damaged: there is nothing
-    to make it again from, and readers would stumble over it."""
+    """Keep the newest snapshot and `keep` older ones.
+
+    Also removes damaged snapshots: they cannot be rebuilt, and readers would fail on them.
+    """
     for snapshot in snapshots(run, table):
         if not footer(run, table, snapshot):
             run.lake.store.remove(run.lake.gold(table.name, snapshot.name))
     for snapshot in snapshots(run, table)[: -1 - max(0, keep)]:
         path = run.lake.gold(table.name, snapshot.name)
         run.lake.store.remove(path)
-        run.state(domains_of(table)[0]).gold_footer(path, None)  # is not to be remembered
+        run.state(domains_of(table)[0]).gold_footer(path, None)  # forget it

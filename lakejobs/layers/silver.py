@@ -1,8 +1,8 @@
 """Silver: typed, corrected, deduplicated and validated rows by event date.
 
-One pass makes any number of partitions: the engine reads the bronze files that hold them, types, rescues and corrects
-every record, keeps the last of each key, and lets Great Expectations judge; one file a date is published. Every bronze
-record ends as a valid row, an invalid row, or a duplicate that another superseded; the footer says how many of each.
+One pass builds any number of partitions. The engine reads the bronze files that hold their records, types, rescues and
+corrects every record, keeps the last of each key, and has Great Expectations judge the rows; each date is published as
+one file. Every bronze record becomes a valid row, an invalid row, or a superseded duplicate; the footer counts each.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ WRITERS = 4
 
 @dataclass(frozen=True)
 class Built:
-    """What became of some silver partitions."""
+    """The outcome of building silver partitions."""
 
     removed: Sequence[dt.date] = ()
-    """Partitions that no record belongs to any more."""
+    """Partitions that no longer have records."""
     validation: Validation | None = None
-    """Of the partitions that were made, if any."""
+    """Of the partitions that were built, if any."""
     counts: Mapping[dt.date, Counts] = field(default_factory=dict)
     withheld: Mapping[dt.date, Sequence[str]] = field(default_factory=dict)
-    """Partitions that were made and not published, and why."""
+    """Partitions that were built but not published, and why."""
     examples: Mapping[int | str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """See `SilverResult.examples`."""
 
@@ -53,14 +53,14 @@ class Built:
                 f"{percent(invalid / rows if rows else 0.0)} invalid, {counted(duplicates, 'duplicate')}"
             )
         if self.removed:
-            said.append(f"{counted(len(self.removed), 'partition')} without records removed")
+            said.append(f"{counted(len(self.removed), 'partition')} removed (no records left)")
         return "; ".join(said)
 
 
 def build(
     state: DomainState, dates: Sequence[dt.date], engine: Engine, chunk_rows: int, on_progress: OnProgress
 ) -> Built:
-    """Make silver partitions anew from bronze; removes those that no record belongs to any more.
+    """Rebuild silver partitions from bronze, and remove those that no longer have records.
 
     `chunk_rows`: how many rows are validated at once.
     """
@@ -69,7 +69,7 @@ def build(
     wanted = [date for date in dates if state.expected(date)]
     removed = [date for date in dates if not state.expected(date)]
     for reason, rebuilt in why_rebuilt(state, wanted).items():
-        log.info("%s: %s rebuilt, because %s", state.domain, counted(len(rebuilt), "partition"), reason)
+        log.info("%s: rebuilding %s: %s", state.domain, counted(len(rebuilt), "partition"), reason)
     built = Built(removed)
     if wanted:
         found = sources(state, wanted)
@@ -91,9 +91,9 @@ def build(
 
 
 def sources(state: DomainState, dates: Sequence[dt.date]) -> list[tuple[CsvFile, ManifestEntry]]:
-    """The bronze files that hold records of these dates, as the engine reads them and as their manifest has them.
+    """The bronze files that hold records of these dates, each with its manifest entry.
 
-    In the order of their delivery, which is that of their numbers.
+    In order of delivery, which is also the order of their numbers.
     """
     days = {date.isoformat() for date in dates}
     entries = [
@@ -108,24 +108,24 @@ def sources(state: DomainState, dates: Sequence[dt.date]) -> list[tuple[CsvFile,
 
 
 def why_rebuilt(state: DomainState, dates: Sequence[dt.date]) -> dict[str, list[dt.date]]:
-    """Which partitions are rebuilt for another reason than their input, by that reason in words."""
+    """Partitions that are rebuilt for a reason other than their input, by that reason."""
     found: dict[str, list[dt.date]] = {}
     difference = None
     for date in dates:
         if known := state.silver.get(date):
             if known.version != SILVER_VERSION:
-                found.setdefault("an earlier version of lakejobs made them", []).append(date)
+                found.setdefault("made by an earlier version of lakejobs", []).append(date)
             elif (known.rules, known.warnings) != (state.made_by.rules_hash, state.made_by.warnings_hash):
-                # Told by the first of them: rules change for all at once.
+                # The first partition speaks for all: rules change for all of them at once.
                 path = state.lake.silver(state.domain, date)
                 if difference is None and (old := footer.read_footer(state.lake.store, path)):
                     difference = state.made_by.difference(old["lineage"])
-                found.setdefault(difference or "its rules changed", []).append(date)
+                found.setdefault(difference or "rules changed", []).append(date)
     return found
 
 
 def find_manifests(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progress: OnProgress) -> None:
-    """Make the manifests anew that these dates need and that got lost, or are not those that were known."""
+    """Rebuild the manifests that these dates need, if they are lost or have changed."""
     while lost := [landing for landing in state.landings_needed(dates) if not state.has_manifest(landing)]:
         bronze.land(state, lost, engine, on_progress)
 
@@ -137,9 +137,9 @@ def publish(
     files: Sequence[tuple[CsvFile, ManifestEntry]],
     on_progress: OnProgress,
 ) -> None:
-    """Publish one file a date, its lineage and counts in the footer.
+    """Publish one file per date, with its lineage and counts in the footer.
 
-    Several at once where there are several, because each has to wait for the disk.
+    Writes several at once, because each write waits for the disk.
     """
     store, made_by = state.lake.store, state.made_by
 
@@ -159,7 +159,7 @@ def publish(
             written = result.write(date, temporary, footer.footer_text(content))
             if written != counts.rows:
                 raise LakeError(
-                    f"{state.lake.location(path)}: {counts.rows:,} rows were to be written, but {written:,} were; "
+                    f"{state.lake.location(path)}: expected to write {counts.rows:,} rows, but wrote {written:,}; "
                     "run again"
                 )
             footer.seal(temporary)
@@ -173,16 +173,15 @@ def publish(
             state.published(date)
             if not state.is_fresh(date):
                 raise LakeError(
-                    f"{state.lake.location(path)} cannot be read back as it was written; is the disk failing?"
+                    f"{state.lake.location(path)} could not be read back as it was written; is the disk failing?"
                 )
 
 
 def withheld_message(domain: str, built: Built, suite_path: str, page: str) -> str:
-    """What a person is told of partitions that rules withhold."""
+    """The error message about withheld partitions."""
     reasons = [f"{date}: {', '.join(why)}" for date, why in built.withheld.items()]
     return (
-        f"{domain}: withheld {few(built.withheld)}, as critical rules fail on the whole partition: "
-        f"{few(reasons, 5)}. What was published of {'it' if len(built.withheld) == 1 else 'them'} before stays, and "
-        f"the other partitions are in silver; gold of {domain} waits. Mend the data or the rule in {suite_path}. "
-        f"See {page}"
+        f"{domain}: withheld {few(built.withheld)}, because critical rules fail for the whole partition: "
+        f"{few(reasons, 5)}. Earlier versions stay published, the other partitions are in silver, and gold tables that "
+        f"read {domain} are not rebuilt. Fix the data, or the rule in {suite_path}. See {page}"
     )

@@ -1,7 +1,7 @@
-"""Staging: generated CSV files, as a shop's systems would deliver them, with dirt at known rates.
+"""Staging: generated CSV files, as a shop's systems would deliver them, with errors at known rates.
 
-The same batch gives the same file. Rows are drawn in chunks, each from a seed of its own, so memory stays flat and a
-batch of a million rows begins with the rows of a batch of a hundred thousand.
+The same batch always gives the same file. Rows are drawn in chunks, each with its own seed, so memory use stays flat
+and a batch of 1,000,000 rows begins with the rows of a batch of 100,000, apart from a late or a repeated row.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 CHUNK = 50_000
 REPEATED = 0.05
-"""Share of batches that end with a row that was there already."""
+"""Share of batches that repeat their first row at the end."""
 LATE = 0.05
-"""Share of batches with one row of an earlier day."""
+"""Share of batches with one row from an earlier day."""
 
 
 def write_batch(
     domain: Domain, batch: dt.datetime, rows: int, handle: TextIO, drawn: Callable[[int], None] = lambda rows: None
 ) -> int:
-    """Write a batch as CSV; returns its rows, the repeated one counted. `drawn` is told how many there are."""
+    """Write a batch as CSV; returns its number of rows, with a repeated one. Calls `drawn` with the rows so far."""
     import numpy as np
 
     if domain.fake is None:
         raise LakeError(
-            f"{domain.name} has no fake rows: give its Domain a `fake` function to generate some, or deliver files of "
-            "your own"
+            f"{domain.name} has no `fake` function to generate rows with: add one to its Domain, or deliver your "
+            "own files"
         )
     seed = [zlib.crc32(domain.name.encode()), int(batch.replace(tzinfo=dt.UTC).timestamp())]
     chance = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Charts: bars over time, and ranked bars, as the numbers that the templates draw them by."""
+"""Charts: bars over time and ranked bars, as the numbers that the templates draw."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MOST_BARS = 60
-"""A chart shows the last so many days; a longer history has a second one, by the shortest period that fits."""
+"""Days in a chart. A longer history gets a second chart, by the shortest period that fits."""
 MOST_COLOURS = 5
-"""Groups that have a colour of their own; the rest are drawn as one."""
+"""Groups with a colour of their own; all others are drawn as one."""
 
 
 def ranked(groups: Sequence[tuple[str, float]], whole: float | None) -> list[dict[str, Any]]:
-    """Groups as horizontal bars: where each begins and how long it is, in percent of the width, about a common zero."""
+    """Groups as horizontal bars: start and length of each in percent of the width, with a common zero."""
     low = min([0.0, *(value for _, value in groups)])
     high = max([0.0, *(value for _, value in groups)])
     width = high - low or 1.0
     if low < 0 < high:
-        whole = None  # what is taken off is no part of a whole
+        whole = None  # negative values are not parts of a whole
     return [
         {
             "name": name,
@@ -37,7 +37,7 @@ UNITS = ("day", "month", "quarter", "year")
 
 
 def begin(date: dt.date, unit: str) -> dt.date:
-    """The first day of the period that a date is in."""
+    """The first day of a date's period."""
     if unit == "day":
         return date
     month = {"month": date.month, "quarter": date.month - (date.month - 1) % 3, "year": 1}[unit]
@@ -45,7 +45,7 @@ def begin(date: dt.date, unit: str) -> dt.date:
 
 
 def periods(first: dt.date, last: dt.date, unit: str) -> list[dt.date]:
-    """The first days of all periods from one date to another, empty ones too: an axis of time has no gaps."""
+    """The first days of all periods from one date to another, with empty ones: a time axis has no gaps."""
     if unit == "day":
         return [first + dt.timedelta(days=day) for day in range((last - first).days + 1)]
     months = {"month": 1, "quarter": 3, "year": 12}[unit]
@@ -61,9 +61,9 @@ def timelines(
     names: Sequence[str],
     sums: Callable[[str, dt.date], Mapping[dt.date, Mapping[str, float]]],
 ) -> list[dict[str, Any]]:
-    """One chart of the last days, and where the history is longer, another one of all of it.
+    """A chart of the last days and, if the history is longer, another one of the whole history.
 
-    `sums(unit, since)`: the values by name, of each period that begins then or later.
+    `sums(unit, since)`: the values by name, for each period that begins on `since` or later.
     """
     since = max(first, last - dt.timedelta(days=MOST_BARS - 1))
     days = periods(since, last, "day")
@@ -84,7 +84,7 @@ def timeline(
     names: Sequence[str],
     values: Mapping[dt.date, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Stacked bars over time, values below zero downwards. Heights in percent from the top, one unit of width a bar."""
+    """Stacked bars over time, negative values downwards. Heights in percent from the top, one unit of width per bar."""
     columns = [[values.get(start, {}).get(name, 0.0) for name in names] for start in starts]
     low, high, step = scale(
         min([0.0, *(sum(v for v in column if v < 0) for column in columns)]),
@@ -121,7 +121,7 @@ def timeline(
 
 
 def named(start: dt.date, unit: str) -> str:
-    """A period as its label: 2026-11-01, 2026-11, 2026 Q4, 2026."""
+    """A period's label: 2026-11-01, 2026-11, 2026 Q4, 2026."""
     return {
         "day": start.isoformat(),
         "month": f"{start:%Y-%m}",
@@ -131,7 +131,7 @@ def named(start: dt.date, unit: str) -> str:
 
 
 def scale(low: float, high: float, *, whole: bool) -> tuple[float, float, float]:
-    """The ends of an axis and the step between its ticks: three to six round numbers that hold zero and both ends."""
+    """The ends of an axis and the step between its ticks: three to six round numbers that span 0, `low` and `high`."""
     size = (high - low) / 4 or 1.0
     power = 10.0 ** math.floor(math.log10(size))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= size * 0.999)
@@ -141,7 +141,7 @@ def scale(low: float, high: float, *, whole: bool) -> tuple[float, float, float]
 
 
 def compact(value: float) -> str:
-    """A number as short as an axis wants it: 950, 1.5k, 20k, 3.2M."""
+    """A number shortened for an axis: 950, 1.5k, 20k, 3.2M."""
     for power, sign in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= power:
             return f"{value / power:.4g}{sign}"

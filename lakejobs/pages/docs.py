@@ -1,8 +1,8 @@
-"""Data Docs: what Great Expectations found in some partitions, kept as JSON and as a page that opens without a network.
+"""Data Docs: results of Great Expectations, each kept as JSON and as a page that works offline.
 
 Great Expectations renders the rules and their outcomes; the page around them is ours, because its own loads styles,
-scripts and pictures from the internet. One result and one page a validation; the oldest go when there are more
-than `[lake] keep_validations`.
+scripts and images from the internet. Each validation has one result and one page; the oldest are removed when there are
+more than `[lake] keep_validations`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ TOTALS = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "res
 READING = {
     MALFORMED: "A line with too many or too few fields, or with broken quotes. Its text is kept in rescued_data.",
     TYPE: "A value that does not fit its column’s type. It is NULL in silver; its text is kept in rescued_data.",
-    OUT_OF_RANGE: "A moment before [lake] earliest_date, or later than the day after the file landed.",
+    OUT_OF_RANGE: "A timestamp before [lake] earliest_date, or later than the day after the file landed.",
 }
-"""What is found when files are read, before any rule of the suite; such rows are invalid."""
+"""Codes found while reading files, before any rule of the suite; such rows are invalid."""
 
 
 def keep(
@@ -44,10 +44,10 @@ def keep(
     withheld: Mapping[dt.date, Sequence[str]],
     examples: Mapping[int | str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """Store the result of a validation, render its page and the index. Returns the path of the page.
+    """Store the result of a validation, and render its page and the index. Returns the page's path.
 
     `counts`: the fates of the records by event date. `withheld`: partitions that were not published, and why.
-    `examples`: rows that failed a rule, by the rule's position, and rows that reading found wrong, by code.
+    `examples`: rows that failed a rule, by the rule's position, and rows with a code from reading, by code.
     """
     domain = validation.suite.domain
     now = dt.datetime.now(dt.UTC)
@@ -73,7 +73,7 @@ def keep(
     page = f"{pages}/{name}.html"
     documents.write_text(lake.store, page, render_page(result, summary))
     prune(lake, domain)
-    # Runs of other domains write the index too: the last one has to have seen what the others kept.
+    # Runs of other domains write the index too: the last one must have read what the others kept.
     with lake.lock("data_docs"):
         lake.store.sweep(lake.data_docs)
         documents.write_text(lake.store, f"{lake.data_docs}/index.html", render_index(lake, domain))
@@ -81,7 +81,7 @@ def keep(
 
 
 def sweep(lake: Lake, domain: str) -> None:
-    """Remove what a dead run left half-written: it may have died after it published. Only under the domain's lock."""
+    """Remove unfinished files of a run that died, perhaps after publishing. Requires the domain's lock."""
     lake.store.sweep(lake.validations(domain))
     lake.store.sweep(f"{lake.data_docs}/validations/{domain}")
     with lake.lock("data_docs"):
@@ -109,7 +109,7 @@ def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any
 def reading_codes(
     counts: Mapping[dt.date, Counts], examples: Mapping[int | str, Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """The codes that came from reading, as rows of the table of rules: MALFORMED_LINE, TYPE:<column>, …"""
+    """The codes from reading, as rows of the table of rules: MALFORMED_LINE, TYPE:<column>, …"""
     found: Counter[str] = Counter()
     for count in counts.values():
         found.update({code: rows for code, rows in count.failures.items() if code.partition(":")[0] in READING})
@@ -127,36 +127,36 @@ def reading_codes(
 
 
 def render_page(result: Any, summary: Mapping[str, Any]) -> str:
-    """The page of one validation, rendered by Great Expectations within our frame."""
+    """The page of one validation, rendered by Great Expectations within our own page."""
     from great_expectations.render.renderer import ValidationResultsPageRenderer
 
     for rule_result in result.results:
         _escape(rule_result.result)
     document = ValidationResultsPageRenderer().render(result)
-    # Its overview repeats what our head of the page says, and links to a page that there is not.
+    # Its overview repeats the head of our page, and links to a page that does not exist.
     document.sections = document.sections[1:]
     page: str = _view().render(document, template="validation.j2", summary=summary, style=style())
     return page
 
 
 def render_index(lake: Lake, changed: str | None = None) -> str:
-    """The site's first page: every kept validation, the newest first. `changed`: the domain whose lock is held."""
+    """The site's first page: all kept validations, newest first. `changed`: the domain whose lock is held."""
     summaries = [summary for domain in domains() for summary in kept(lake, domain, remember=domain == changed)]
     summaries.sort(key=lambda summary: str(summary["validated_at"]), reverse=True)
     return environment().get_template("docs_index.html").render(summaries=summaries, style=style())
 
 
 def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, Any]]:
-    """What the index shows of each validation kept of a domain, the oldest first.
+    """The index entries of a domain's validations, the oldest first.
 
-    Remembered in a file, so that a validation costs the same however many are kept; only new results are opened.
+    Cached in a file, so that only new results are opened and a validation costs the same however many are kept.
     """
     cache = f"{lake.validations(domain)}/_index.json"
     known = (documents.read_json(lake.store, cache) or {}).get("summaries", {})
     summaries = {}
     for file in _results(lake, domain):
         name, path = file.name.removesuffix(".json"), f"{lake.validations(domain)}/{file.name}"
-        # What an earlier version remembered says less.
+        # Entries cached by an earlier version have fewer fields.
         if name in known and known[name].get("version") == file.version and "withheld" in known[name]:
             summaries[name] = known[name]
         elif content := documents.read_json(lake.store, path):
@@ -177,27 +177,27 @@ def kept(lake: Lake, domain: str, *, remember: bool = False) -> list[dict[str, A
                 "version": file.version,
             }
         elif lake.store.stat(path):
-            log.warning("%s is damaged: it is left out of the Data Docs; remove it", lake.location(path))
+            log.warning("%s is damaged and left out of the Data Docs; delete it", lake.location(path))
     if remember:
         documents.write_json(lake.store, cache, {"summaries": summaries}, durable=False)
     return list(summaries.values())
 
 
 def newest_page(lake: Lake, domain: str) -> str | None:
-    """The page of a domain's last validation, as the site's first page links to it."""
+    """The page of a domain's last validation, relative to the site's first page."""
     stamps = _stamps(lake, domain)
     return f"validations/{domain}/{stamps[-1]}.html" if stamps else None
 
 
 def prune(lake: Lake, domain: str) -> None:
-    """Drop the oldest results and their pages."""
+    """Remove the oldest results and their pages."""
     for name in _stamps(lake, domain)[: -max(1, settings().keep_validations)]:
         lake.store.remove(f"{lake.validations(domain)}/{name}.json")
         lake.store.remove(f"{lake.data_docs}/validations/{domain}/{name}.html")
 
 
 def page_url(lake: Lake, path: str) -> str:
-    """Where a page is looked at: below `[lake] docs_url`, where the lake's pages are served, or else on the disk."""
+    """The URL of a page: below `[lake] docs_url`, where the lake's pages are served, or else on the disk."""
     base = settings().docs_url
     return f"{base.rstrip('/')}/{path.removeprefix('quality/')}" if base else lake.store.url(path)
 
@@ -214,7 +214,7 @@ def _stamps(lake: Lake, domain: str) -> list[str]:
 
 
 def _escape(content: Any) -> None:
-    """Great Expectations puts values into its pages as they are; make text of what would be markup."""
+    """Escape HTML in values, which Great Expectations puts into its pages as they are."""
     items = content.items() if isinstance(content, dict) else enumerate(content)
     for key, value in list(items):
         if isinstance(value, str):
@@ -225,7 +225,7 @@ def _escape(content: Any) -> None:
 
 @cache
 def environment() -> jinja2.Environment:
-    """Our own pages' templates; whatever they show is escaped."""
+    """The templates of our own pages, with escaping."""
     import jinja2
 
     templates = jinja2.Environment(

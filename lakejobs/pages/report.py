@@ -1,8 +1,8 @@
-"""The lake report: one static page on what the lake holds, how good it is, and what could not be made.
+"""The lake report: one static page on what the lake holds, how good it is, and what is stale.
 
-The page needs no network and no script: its charts are SVG and HTML. What it says of rows comes from manifests and
-footers, which are known already; of the data itself only the gold tables are read. It carries a hash of everything it
-was made from, so it is made again when something changed, and only then.
+The page needs no network and no scripts: its charts are SVG and HTML. Its row counts come from manifests and footers,
+which are known already; of the data itself, only gold tables are read. It contains a hash of everything it was made
+from, and is rebuilt only when that changes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LINEAGE = '<meta name="lineage" content="'
 
 
 def publish(run: Run, visualiser: str) -> bool:
-    """Make the page, unless it is of the lake as it is now. Returns whether it was made.
+    """Make the page, unless it is fresh. Returns whether it was made.
 
-    `visualiser`: where it is.
+    `visualiser`: its URL.
     """
     lake = run.lake
     with lake.lock("report"):
@@ -44,7 +44,7 @@ def publish(run: Run, visualiser: str) -> bool:
         made_from = identity(run, states)
         if _lineage_of_page(run) == made_from:
             return False
-        # Found once: another worker may publish the next one meanwhile.
+        # Looked up once: another worker may publish a newer snapshot meanwhile.
         gold = {table.name: newest_snapshot(run, table) for table in tables_of(states)}
         paths = {name: lake.location(lake.gold(name, snapshot)) for name, (snapshot, _) in gold.items() if snapshot}
         with run.engine.tables(paths) as rows:
@@ -56,13 +56,13 @@ def publish(run: Run, visualiser: str) -> bool:
 
 
 def is_of_now(run: Run) -> bool:
-    """Whether nothing is due in the lake and the page was made from what is there now."""
+    """Whether nothing in the lake is stale and the page was made from its current content."""
     states = look(run)
     return not any(due(run, state) for state in states.values()) and _lineage_of_page(run) == identity(run, states)
 
 
 def look(run: Run) -> dict[str, DomainState | LakeError]:
-    """The state of every domain, or why it cannot be told."""
+    """The state of every domain, or the error that prevents reading it."""
     states: dict[str, DomainState | LakeError] = {}
     for domain, reason in broken_domains().items():
         states[domain] = LakeError(reason)
@@ -75,7 +75,7 @@ def look(run: Run) -> dict[str, DomainState | LakeError]:
 
 
 def due(run: Run, state: DomainState | LakeError) -> list[str]:
-    """What is still to be made of a domain, in words. At the end of a run: what it could not make."""
+    """What is stale in a domain, in words. At the end of a run: what it could not rebuild."""
     if isinstance(state, LakeError):
         return [str(state)]
     undone = []
@@ -89,7 +89,7 @@ def due(run: Run, state: DomainState | LakeError) -> list[str]:
 
 
 def tables_of(states: Mapping[str, DomainState | LakeError]) -> list[Table]:
-    """Tables whose first source is of one of these domains, and of which all domains can be looked at."""
+    """Tables whose first domain is one of these, unless the state of one of their domains is an error."""
     found = []
     for table in tables().values():
         first, *others = domains_of(table)
@@ -101,7 +101,7 @@ def tables_of(states: Mapping[str, DomainState | LakeError]) -> list[Table]:
 
 
 def identity(run: Run, states: Mapping[str, DomainState | LakeError]) -> str:
-    """A hash of all that the page says; the same for the same lake, wherever it is."""
+    """A hash of everything the page shows; the same for the same lake, wherever it is."""
     parts: list[Any] = [_looks()]
     for domain, state in states.items():
         parts.append([domain, due(run, state)])
@@ -118,7 +118,7 @@ def identity(run: Run, states: Mapping[str, DomainState | LakeError]) -> str:
 
 
 def _looks() -> str:
-    """Changes with the page's template, its style, and what it charts."""
+    """A hash that changes with the page's template, its style, and its charts."""
     folder = importlib.resources.files("lakejobs.pages").joinpath("templates")
     shown = [folder.joinpath(name).read_text("utf-8") for name in ("report.html", "style.css")]
     return digest([*shown, catalogue(), [repr(table.charts) for table in tables().values()], dict(broken_tables())])
@@ -137,7 +137,7 @@ def render(
     visualiser: str,
     rows: Rows,
 ) -> str:
-    """The page's text."""
+    """The page as HTML."""
     known = {domain: state for domain, state in states.items() if isinstance(state, DomainState)}
     gold = {facts["name"]: facts for facts in tables_known}
     return docs.environment().get_template("report.html").render(
@@ -164,7 +164,7 @@ def render(
 
 
 def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[str, Any]:
-    """What the page says of a domain: its state, its rows through the layers, by day, and its files in trouble."""
+    """What the page shows about a domain: its state, its rows by layer and by day, and its problem files."""
     undone = due(run, state)
     page = docs.newest_page(run.lake, domain)
     facts: dict[str, Any] = {"name": domain, "due": undone, "reason": _reason(domain) if undone else None, "page": page}
@@ -177,7 +177,7 @@ def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[
         date: {name: float(getattr(counts, name)) for name in ("valid", "invalid", "duplicates")}
         for date, counts in silver.items()
     }
-    # The partition of the newest event date need not be the last that was written: late rows change older ones.
+    # The partition of the newest event date may not be the last one written: late rows change older ones.
     partitions = run.lake.partitions("silver", domain)
     written = [file.modified_ns for date in silver for file in partitions.get(date, ())]
     return {
@@ -201,7 +201,7 @@ def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """What there is: domains and gold tables, in the words of those who declared them."""
+    """All domains and gold tables, with their declared descriptions."""
     declared = [
         {
             "name": domain.name,
@@ -250,7 +250,7 @@ def _by_period(
 
 
 def _reason(domain: str) -> str | None:
-    """Why a domain is behind, where its rules are to blame; the log of the run has every other reason."""
+    """Why a domain is stale, if its rules are the cause; the run's log has all other reasons."""
     if domain not in domains():
         return None
     try:
@@ -261,7 +261,7 @@ def _reason(domain: str) -> str | None:
 
 
 def _files(state: DomainState, what: Callable[[Landing], Mapping[str, str | Sequence[str]]]) -> list[tuple[str, str]]:
-    """Files that were rejected or have notes, the newest landing first, with what is to be said of them."""
+    """Files that were rejected or have notes, the newest landing first, with the reason or notes."""
     return [
         (f"{date}/{name}", said if isinstance(said, str) else "; ".join(said))
         for date, landing in sorted(state.landings.items(), reverse=True)
@@ -270,7 +270,7 @@ def _files(state: DomainState, what: Callable[[Landing], Mapping[str, str | Sequ
 
 
 def failing_rules(states: Iterable[DomainState]) -> list[dict[str, Any]]:
-    """The codes that most rows are marked with, over all domains, with the suite's own words for them."""
+    """The codes that mark the most rows, over all domains, with the suite's notes on them."""
     found = []
     for state in states:
         failures: Counter[str] = Counter()
@@ -301,7 +301,7 @@ def _rule_notes(domain: str) -> dict[str, str]:
 
 
 def gold_facts(run: Run, table: Table, footer: GoldFooter | None, rows: Rows) -> dict[str, Any]:
-    """What the page says of a gold table's newest snapshot, if there is one."""
+    """What the page shows about a gold table's newest snapshot, if there is one."""
     facts: dict[str, Any] = {
         "name": table.name,
         "domain": ", ".join(domains_of(table)),
@@ -319,12 +319,12 @@ def gold_facts(run: Run, table: Table, footer: GoldFooter | None, rows: Rows) ->
 
 
 def _place(table: Table) -> tuple[int, int, str]:
-    """Sorts tables as the report charts them: by domain, the coarser first."""
+    """Sort key for tables in the report: by domain, the coarser grain first."""
     return list(domains()).index(domains_of(table)[0]), len(table.grain), table.name
 
 
 def draw(table: Table, chart: Chart, rows: Rows, *, is_fresh: bool) -> dict[str, Any] | None:
-    """A chart as the template draws it; None where the table is of another version of its SQL, and fails since."""
+    """A chart for the template; None if it cannot be drawn because the table is stale."""
     head = {"title": chart.title, "note": chart.note}
     try:
         return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
@@ -335,13 +335,13 @@ def draw(table: Table, chart: Chart, rows: Rows, *, is_fresh: bool) -> dict[str,
 
 
 def _named(chart: Chart) -> str:
-    """SQL of a group's name, in the words of its columns."""
+    """SQL for a group's name, from the values of its columns."""
     parts = [f"coalesce({', '.join(f'cast({c} as varchar)' for c in group)}, {text(NOT_GIVEN)})" for group in chart.by]
     return f"concat_ws(' · ', {', '.join(parts)})"
 
 
 def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
-    """A chart's groups by size and their course over time."""
+    """A chart's groups by size, and their values over time."""
     source = " union all ".join(
         f"select date, {_named(chart) if chart.by else text(name)} as name, {column} as value from {table}"
         for name, column in chart.series
@@ -378,7 +378,7 @@ def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
 
 
 def _ranking(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
-    """The rows of a table at its highest and at its lowest."""
+    """The highest and the lowest rows of a table."""
     (_, column), *_ = chart.series
     name = _named(chart) if chart.by else text(column)
     query = f"select {name}, cast({column} as double) from {table} where {column} is not null"

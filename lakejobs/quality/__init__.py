@@ -1,1 +1,1 @@
-"""Rules: the suites, their evaluation by Great Expectations, and what concerns importing it."""
+"""Rules: the suites, their evaluation by Great Expectations, and its import."""

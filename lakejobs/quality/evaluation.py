@@ -1,14 +1,15 @@
-"""What Great Expectations says of each row, and of each partition.
+"""Great Expectations' verdicts on rows and on partitions.
 
-It evaluates the rules of a suite on frames of the
-columns that rules name; the rows an expectation finds unexpected get its `meta.code`.
+It evaluates the rules of a suite on frames with the columns that rules name; rows that an expectation finds unexpected
+get its `meta.code`.
 
-Two kinds of expectations are told apart. Row-local ones judge a row by itself (not null, in a set, between, …) and
-may see a partition in chunks. All others (uniqueness, row counts, means, …) get the partition as a whole, as pandas
-reads it from silver's file, so their verdict is plain Great Expectations'. Where a partition is too small or too empty
-to judge (one row has no z-score, NULLs have no outliers), Great Expectations finds nothing unexpected, and so do we.
+There are two kinds of expectations. Row-local ones judge each row by itself (not null, in a set, between, …) and may
+see a partition in chunks. All others (uniqueness, row counts, means, …) get the partition as a whole, as pandas reads
+it from silver's file, so their verdict is the same as plain Great Expectations'. If a partition is too small or too
+empty to judge (one row has no z-score, NULLs have no outliers), Great Expectations finds nothing unexpected, and so do
+we.
 
-A critical rule withholds a partition where it fails as a table rule, or where fewer rows pass than its `mostly` asks.
+A critical rule withholds a partition if it fails as a table rule, or if fewer rows pass than its `mostly` requires.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 EXAMPLE_VALUES = 20
 EXAMPLE_ROWS = 5
-# Row-level, but a row's verdict depends on its neighbours. So may that of an expectation from elsewhere.
+# Row-level, but the verdict depends on other rows. So may that of an expectation from another package.
 NOT_ROW_LOCAL = {
     "expect_column_values_to_be_unique",
     "expect_compound_columns_to_be_unique",
@@ -45,12 +46,12 @@ NOT_ROW_LOCAL = {
 }
 NOT_NULL = "expect_column_values_to_not_be_null"
 OF_TYPE = {"expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list"}
-# What Great Expectations says of an expectation that it has written for databases alone.
+# Errors of expectations that Great Expectations implements for databases only.
 ONLY_SQL = re.compile("No provider found for .* using Pandas|does not currently support multiple named tables")
 
 
 class Validation:
-    """What the rules of a suite say of the rows of some partitions, gathered chunk by chunk."""
+    """A suite's verdicts on the rows of some partitions, collected chunk by chunk."""
 
     def __init__(self, suite: Suite, domain: Domain) -> None:
         import_great_expectations()
@@ -66,30 +67,30 @@ class Validation:
             self.outcomes[rule.position] = Outcome(rule, row_level)
             (self._row_local if row_local else self._whole).append(rule)
         self._failures: dict[int, list[Any]] = {}  # rule position → arrays of row numbers
-        self.example_rows: dict[int, list[int]] = {}  # rule position → row numbers of the first to fail it
+        self.example_rows: dict[int, list[int]] = {}  # rule position → row numbers of the first failing rows
 
     @property
     def columns(self) -> list[str]:
-        """Columns that row-local rules look at."""
+        """Columns that row-local rules read."""
         return [c for c in self._domain.rule_columns if any(c in rule.columns for rule in self._row_local)]
 
     @property
     def presence_columns(self) -> set[str]:
-        """Those of them that are only asked whether there is a value, so that any value will do."""
+        """Those of `columns` that are only checked for NULL, so that any value will do."""
         asked = [(c, rule) for rule in self._row_local for c in rule.columns]
         return {c for c, _ in asked} - {c for c, rule in asked if rule.type != NOT_NULL or len(rule.columns) > 1}
 
     @property
     def whole_columns(self) -> list[str] | None:
-        """Columns needed of a whole partition at once; None where no rule wants that."""
+        """Columns needed for a whole partition at once; None if no rule needs that."""
         if not self._whole:
             return None
         return [c for c in self._domain.rule_columns if any(c in rule.columns for rule in self._whole)]
 
     def add_rows(self, numbers: pa.ChunkedArray[Any], dates: pa.ChunkedArray[Any], columns: pa.Table) -> None:
-        """Judge rows, whatever their partition. `numbers` are their row numbers, `dates` their partitions' dates.
+        """Judge rows of any partitions. `numbers` are their row numbers, `dates` their partitions' dates.
 
-        Integers are of one type whatever stands beside them, or a NULL would make 2.0 of a 2 some rows away.
+        Integers keep one type; otherwise a NULL would turn a 2 in another row into 2.0.
         """
         import pandas as pd
         import pyarrow as pa
@@ -98,7 +99,7 @@ class Validation:
         if alone:
             integers: dict[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype()}
             self._evaluate(alone, numbers, columns.to_pandas(types_mapper=integers.get), dates)
-        # Great Expectations cannot compare columns that have another NULL than NumPy's.
+        # Great Expectations can only compare columns that use NumPy's NULL.
         if across := [rule for rule in self._row_local if rule.is_across]:
             as_numbers = pa.schema(
                 [field.with_type(pa.float64()) if field.type == pa.int64() else field for field in columns.schema]
@@ -106,10 +107,10 @@ class Validation:
             self._evaluate(across, numbers, columns.cast(as_numbers).to_pandas(), dates)
 
     def add_partition(self, date: dt.date, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
-        """Judge one partition as a whole, in the order of its rows. One without rows has nothing to judge."""
+        """Judge one partition as a whole, in the order of its rows. Does nothing if it has no rows."""
         if not len(numbers):
             return
-        # Rules about the table see its columns and no other; those about a column see few, which is faster.
+        # Rules about the table see the table's columns only; rules about columns see few columns, which is faster.
         seen: dict[tuple[str, ...], list[Rule]] = {}
         about_columns = {column for rule in self._whole if not rule.is_about_table for column in rule.columns}
         for rule in self._whole:
@@ -125,7 +126,7 @@ class Validation:
         frame: pd.DataFrame,
         dates: dt.date | pa.ChunkedArray[Any],
     ) -> None:
-        """Judge the rows of a frame. `dates`: that of all of them, as they are a partition, or of each."""
+        """Judge the rows of a frame. `dates`: one date if they are a whole partition, or the date of each row."""
         for some, seen in frames.seen_by(rules, frame, self._domain):
             self._judge(some, numbers, seen, dates)
 
@@ -166,7 +167,7 @@ class Validation:
             if result is None or not _was_evaluated(result):
                 reason = _reason(result)
                 if ONLY_SQL.search(reason):
-                    reason = f"it needs an SQL database, and silver is judged with pandas ({reason})"
+                    reason = f"it needs an SQL database, but silver is judged with pandas ({reason})"
                 raise LakeError(f"{self.suite.path}: {rule} could not be evaluated: {reason}")
             outcome = self.outcomes[rule.position]
             if isinstance(dates, dt.date):
@@ -186,7 +187,7 @@ class Validation:
             outcome.add(result)
 
     def failed_rows(self) -> pa.Table:
-        """Rows that a critical rule found unexpected: `row_number_` and `codes`, joined in the suite's order."""
+        """Rows that fail critical rules: `row_number_` and `codes`, joined in the suite's order."""
         import numpy as np
         import pyarrow as pa
 
@@ -195,7 +196,7 @@ class Validation:
             return pa.table({"row_number_": pa.array([], pa.int64()), "codes": pa.array([], pa.string())})
         failed = {rule.position: np.concatenate(self._failures[rule.position]) for rule in critical}
         rows, places = np.unique(np.concatenate([failed[rule.position] for rule in critical]), return_inverse=True)
-        # A row's failures as bits of a number: there are few combinations, and each is spelled out once.
+        # A row's failures as the bits of a number: there are few combinations, and each is written out once.
         bits = np.zeros(len(rows), dtype=object if len(critical) > 62 else np.int64)
         start = 0
         for bit, rule in enumerate(critical):
@@ -211,7 +212,7 @@ class Validation:
         return pa.table({"row_number_": pa.array(rows, pa.int64()), "codes": codes.cast(pa.string())})
 
     def withheld(self) -> dict[dt.date, list[str]]:
-        """Partitions that may not be published, and why: the critical rule that fails on it and what was observed."""
+        """Partitions that must not be published, and why: the critical rules that fail and what was observed."""
         reasons: dict[dt.date, list[str]] = {}
         for outcome in self.outcomes.values():
             if outcome.rule.severity == "critical":
@@ -220,7 +221,7 @@ class Validation:
         return dict(sorted(reasons.items()))
 
     def result(self, meta: Mapping[str, Any]) -> Any:
-        """Great Expectations' own result object, with the counts of all chunks added up, small enough to be kept."""
+        """Great Expectations' own result object, with the counts of all chunks added up, small enough to keep."""
         import great_expectations
         from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
@@ -251,21 +252,21 @@ class Validation:
 
 
 class Outcome:
-    """One rule's outcome over all the chunks."""
+    """One rule's outcome over all chunks."""
 
     def __init__(self, rule: Rule, row_level: bool) -> None:
         self.rule = rule
         self.row_level = row_level
-        """Whether it finds rows; others observe something of the table."""
+        """Whether the rule finds rows; other rules observe a value of the table."""
         self.elements = self.missing = self.unexpected = 0
         self.examples: Counter[Any] = Counter()
         self.observed: Any = None
         self.details: Any = None
         self._failed_tables: dict[dt.date, str] = {}
-        self._shares: dict[dt.date, list[int]] = {}  # date → rows judged, and those of them that failed
+        self._shares: dict[dt.date, list[int]] = {}  # date → rows judged, and rows that failed
 
     def add(self, result: Any) -> None:
-        """Count what was found in a chunk."""
+        """Add the result of a chunk."""
         content = result.result
         if self.row_level:
             self.elements += content["element_count"]
@@ -278,7 +279,7 @@ class Outcome:
             self.details = content.get("details")
 
     def add_partition(self, result: Any, date: dt.date) -> None:
-        """Remember what was found in a whole partition."""
+        """Add the result of a whole partition."""
         content = result.result
         if self.row_level:
             judged = content["element_count"] - (content.get("missing_count") or 0)
@@ -287,7 +288,7 @@ class Outcome:
             self._failed_tables[date] = f"observed {_observed(content)}"
 
     def add_dates(self, dates: pa.ChunkedArray[Any], judged: np.ndarray, unexpected: np.ndarray) -> None:
-        """Count rows of a chunk by their date: `judged` and `unexpected` are their places in it."""
+        """Count rows of a chunk by date. `judged` and `unexpected` are their positions in it."""
         import numpy as np
 
         coded = dates.combine_chunks().dictionary_encode()
@@ -299,21 +300,21 @@ class Outcome:
                 self._shares.setdefault(date, [0, 0])[place] += count
 
     def failed(self) -> dict[dt.date, str]:
-        """Partitions that fail as a whole, by a table rule or with too few rows passing for `mostly`."""
+        """Partitions that fail as a whole, by a table rule or because too few rows pass for `mostly`."""
         failed = dict(self._failed_tables)
         for date, (judged, unexpected) in self._shares.items():
-            # The very sum that Great Expectations does.
+            # The same arithmetic as in Great Expectations.
             if self.rule.mostly < 1 and judged and (judged - unexpected) / judged < self.rule.mostly:
-                failed[date] = f"observed {unexpected:,} of {judged:,} rows failing, mostly is {self.rule.mostly:g}"
+                failed[date] = f"{unexpected:,} of {judged:,} rows fail, mostly is {self.rule.mostly:g}"
         return failed
 
     @property
     def success(self) -> bool:
-        """With `mostly` a rule succeeds where enough rows pass in every partition, without it where all do."""
+        """With `mostly`, a rule succeeds if enough rows pass in every partition; without it, if all rows do."""
         return not self.failed() and (self.rule.mostly < 1 or not self.unexpected)
 
     def to_json(self) -> dict[str, Any]:
-        """As Great Expectations gives it in the SUMMARY format."""
+        """The result in the SUMMARY format of Great Expectations."""
         if not self.row_level:
             observed = {"observed_value": self.observed}
             return observed | ({"details": self.details} if self.details else {})
@@ -336,7 +337,7 @@ class Outcome:
 
 
 def _judged(configuration: Any, result: Any, engine: Any) -> np.ndarray:
-    """Places of the rows that a row-level rule judged: neither left out by its conditions nor missing."""
+    """Positions of the rows that a row-level rule judged: neither excluded by its conditions nor missing."""
     from great_expectations.expectations.registry import get_expectation_impl, get_metric_kwargs
 
     implementation: Any = get_expectation_impl(configuration.type)
@@ -349,7 +350,7 @@ def _judged(configuration: Any, result: Any, engine: Any) -> np.ndarray:
 
 
 def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool, bool]:
-    """Great Expectations' own object for a rule, whether it finds rows, and whether it judges each by itself."""
+    """Great Expectations' own object for a rule, whether it finds rows, and whether it judges each row by itself."""
     from great_expectations import exceptions
     from great_expectations.core import ExpectationSuite
     from great_expectations.expectations import expectation as kinds
@@ -359,14 +360,14 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool,
     try:
         implementation = get_expectation_impl(rule.type)
     except exceptions.ExpectationNotFoundError:
-        raise LakeError(f"{where}: Great Expectations knows no expectation {rule.type!r}; check its spelling") from None
+        raise LakeError(f"{where}: Great Expectations has no expectation {rule.type!r}; check the spelling") from None
     content = {**rule.content, "meta": {**rule.content["meta"], "position": rule.position}}
     arguments = rule.content.get("kwargs") or {}
     content["kwargs"] = arguments = frames.arguments(domain, arguments)
     if domain.columns.get(arguments.get("column", "")) in ("timestamp", "date"):
-        # A day is not to be compared with a moment, but its beginning is.
+        # A day cannot be compared with a moment, but its beginning can.
         content["kwargs"] = {name: _moment(value) for name, value in arguments.items()}
-    # A suite drops what it cannot build and only logs why: take it one by one, and look whether it is there.
+    # A suite drops what it cannot build and only logs why: build the rules one by one, and check that each is there.
     with _quiet() as said:
         try:
             built = ExpectationSuite(name=suite.domain, expectations=[content]).expectation_configurations
@@ -375,21 +376,21 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool,
     if len(built) != 1:
         raise LakeError(f"{where} ({rule.type}): {_one_line(said.text) or 'its arguments are not valid'}")
     maps = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
-    # Of a column of one type, as all of silver's are, only the type is looked at.
+    # In a column of one type, as all of silver's are, these only check the type.
     row_level = issubclass(implementation, maps) and rule.type not in OF_TYPE
     is_known = implementation.__module__.startswith("great_expectations.")
     return built[0], row_level, row_level and is_known and rule.type not in NOT_ROW_LOCAL
 
 
 def _moment(value: Any) -> Any:
-    """A day, 2026-11-01, as the moment it begins."""
+    """Turn a day, 2026-11-01, into the moment it begins."""
     if isinstance(value, list):
         return [_moment(one) for one in value]
     return f"{value}T00:00:00" if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) else value
 
 
 class _quiet(logging.Handler):  # noqa: N801 - used as a context manager
-    """Keeps Great Expectations' log off the terminal and remembers the last line of it."""
+    """Keeps Great Expectations' log off the terminal and remembers its last line."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -419,16 +420,16 @@ def _was_evaluated(result: Any) -> bool:
 
 def _reason(result: Any) -> str:
     if result is None:
-        return "Great Expectations gave no result for it"
+        return "Great Expectations returned no result for it"
     raised = result.exception_info or {}
     for info in [raised, *(value for value in raised.values() if isinstance(value, dict))]:
         if info.get("exception_message"):
             return _one_line(info["exception_message"])
-    return "Great Expectations gave no outcome for it"
+    return "Great Expectations returned no outcome for it"
 
 
 def _observed(content: Mapping[str, Any]) -> Any:
-    """What a table rule saw; where it compares sets of values, those that should not be there or that should."""
+    """What a table rule observed; if it compares sets of values, the unexpected or missing ones."""
     if (observed := content.get("observed_value")) is not None:
         return observed
     lists = {"unexpected": "partial_unexpected_list", "missing": "partial_missing_list"}
@@ -441,7 +442,7 @@ def _one_line(error: object) -> str:
 
 
 def _readable(value: Any) -> Any:
-    """An example as it is stored: numbers stay numbers, everything else is text."""
+    """An example as it is stored: numbers stay numbers, everything else becomes text."""
     import pandas as pd
 
     item = value.item() if hasattr(value, "item") else value

@@ -1,9 +1,9 @@
-"""What Great Expectations sees of dates and decimals, which pandas has no type of its own for.
+"""How Great Expectations sees dates and decimals, for which pandas has no types.
 
-A date is the moment it begins, as a timestamp is: so both are compared with a day or a moment that a suite names, and
-in NumPy's time. A decimal is a number where it is compared with a suite's numbers, with other numbers or with itself
-over the whole table, because those are doubles: 1.10 is 1.1. Wherever its digits count, it is what pandas reads from
-silver's file, a `decimal.Decimal`: two decimals are equal where all of their digits are.
+A date becomes the moment it begins, like a timestamp, so both can be compared with a day or a moment in a suite, in
+NumPy's time. A decimal becomes a double where it is compared with numbers in a suite, with other numbers, or with
+itself over the whole table, because those are doubles: 1.10 is 1.1. Where its digits count, it stays what pandas reads
+from silver's file, a `decimal.Decimal`: two decimals are equal if all their digits are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lakejobs.model import Domain
 if TYPE_CHECKING:
     import pandas as pd
 
-# Expectations to which a value is more than a quantity: equal to others or not, there or not, text, of a type.
+# Expectations for which a decimal is more than a quantity: they check uniqueness, NULL, order, type or text.
 EXACT = {
     "expect_column_values_to_be_unique",
     "expect_compound_columns_to_be_unique",
@@ -34,7 +34,7 @@ EXACT = {
     "expect_column_values_to_not_match_regex",
     "expect_column_values_to_not_match_regex_list",
 }
-# So are these to decimals, and not where one of the columns is of doubles.
+# So do these, if all of their columns are decimals.
 COMPARING = {
     "expect_column_pair_values_to_be_equal",
     "expect_column_pair_values_a_to_be_greater_than_b",
@@ -53,7 +53,7 @@ class Rule(Protocol):
 
 
 def seen_by(rules: Sequence[Any], frame: pd.DataFrame, domain: Domain) -> Iterator[tuple[list[Any], pd.DataFrame]]:
-    """The rules, in groups that see the same frame. Columns that only mark where a value is are left as they are."""
+    """The rules, in groups that see the same frame. Columns that only mark where a value is stay as they are."""
     import numpy as np
     import pandas as pd
 
@@ -77,14 +77,14 @@ def seen_by(rules: Sequence[Any], frame: pd.DataFrame, domain: Domain) -> Iterat
 
 
 def is_exact(rule: Rule, domain: Domain) -> bool:
-    """Whether a rule sees decimals as they are."""
+    """Whether a rule sees decimals unconverted."""
     if rule.type in COMPARING:
         return all(domain.columns.get(name, "number").startswith("decimal") for name in rule.columns)
     return rule.type in EXACT
 
 
 def arguments(domain: Domain, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An expectation's arguments, with days and digits in text as what dates and decimals are compared with."""
+    """An expectation's arguments, with days and numbers in text converted for comparison with dates and decimals."""
     kind = domain.columns.get(given.get("column", ""), "")
     if kind == "date":
         return {name: _each(value, _moment) if name == "value_set" else value for name, value in given.items()}
@@ -99,7 +99,7 @@ def _moment(text: str) -> dt.datetime:
 
 
 def _each(value: Any, read: Callable[[str], Any]) -> Any:
-    """A value, or those of a list, as what their text says, where it says that."""
+    """Convert a value, or those of a list, from text with `read`; text that it cannot read stays."""
     if isinstance(value, list):
         return [_each(one, read) for one in value]
     try:

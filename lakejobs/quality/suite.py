@@ -19,8 +19,8 @@ from lakejobs.model import Domain
 
 SEVERITIES = ("critical", "warning", "info")
 WORDS = ("id", "description", "notes", "rendered_content")
-"""Parts of an expectation that tell of it and decide nothing."""
-# About the columns of a table rather than what is in them: a name that the domain lacks is for them to judge.
+"""Parts of an expectation that describe it and do not affect its verdict."""
+# Expectations about which columns a table has: they may name columns that the domain lacks.
 SHAPE = re.compile("expect_table_.*|expect_column_to_exist")
 
 
@@ -33,18 +33,18 @@ class Rule:
     code: str
     severity: str
     columns: tuple[str, ...]
-    """Columns it has to see: those that its arguments name, or all of the domain's where it is about the table."""
+    """Columns it needs: those named in its arguments, or all of the domain's if it is about the table."""
     content: Mapping[str, Any]
     is_about_table: bool = False
 
     @property
     def mostly(self) -> float:
-        """The share of rows that have to pass."""
+        """The share of rows that must pass."""
         return float((self.content.get("kwargs") or {}).get("mostly", 1))
 
     @property
     def hash(self) -> str:
-        """Changes with what decides a verdict, and not with notes or other words about the rule."""
+        """Changes with whatever affects a verdict, but not with notes or other text about the rule."""
         decisive = {key: value for key, value in self.content.items() if key not in WORDS} | {
             "kwargs": self.content.get("kwargs") or {},
             "meta": {"code": self.code},
@@ -72,15 +72,15 @@ class Suite:
 
 
 def suite_path(domain: str) -> str:
-    """Where a domain's suite is: in `[lake] expectations`, or where the domain comes from lakejobs, beside it."""
+    """The path of a domain's suite: in `[lake] expectations`, or, for a domain shipped with lakejobs, next to it."""
     own = f"{settings().expectations}/{domain}.json"
     return own if project.exists(own) else project.shipped_suite(domain) or own
 
 
 def rule_hashes(domain: Domain) -> tuple[dict[str, str], dict[str, str]]:
-    """Hashes by code of the critical rules, in the suite's order, and of the others.
+    """Hashes of the critical rules by code, in the suite's order, and of the other rules.
 
-    Never fails: a suite that cannot be loaded has one rule without a code, whose hash is the reason.
+    Never fails: for a suite that cannot be loaded, there is one rule without a code, and the error is its hash.
     """
     try:
         rules = load_suite(domain).rules
@@ -91,10 +91,10 @@ def rule_hashes(domain: Domain) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def load_suite(domain: Domain) -> Suite:
-    """Read a suite and check all that can be checked without Great Expectations.
+    """Read a suite and check everything that can be checked without Great Expectations.
 
-    Raises LakeError naming the file and the rule: missing or broken JSON, a rule without a code or with another's,
-    an unknown severity, a column that the domain does not have.
+    Raises LakeError, with the file and the rule, for missing or broken JSON, a missing or duplicate code, an unknown
+    severity, or a column that the domain does not have.
     """
     path = suite_path(domain.name)
     if not project.exists(path):
@@ -108,7 +108,7 @@ def load_suite(domain: Domain) -> Suite:
     rules = tuple(_rule(path, domain, position, rule) for position, rule in enumerate(content["expectations"], start=1))
     positions: dict[str, int] = {}
     for rule in rules:
-        # Rows, counts and partitions withheld are told by code alone.
+        # Rows, counts and withheld partitions name a rule by its code alone.
         if (first := positions.setdefault(rule.code, rule.position)) != rule.position:
             raise LakeError(f"{path}, expectations {first} and {rule.position}: both have the code {rule.code!r}")
     return Suite(domain.name, path, rules, content.get("meta") or {})
@@ -121,23 +121,23 @@ def _rule(path: str, domain: Domain, position: int, content: Any) -> Rule:
     where += f" ({content['type']})"
     for part in ("kwargs", "meta"):
         if not isinstance(content.get(part) or {}, dict):
-            raise LakeError(f'{where}: "{part}" has to be an object in braces')
+            raise LakeError(f'{where}: "{part}" must be an object in braces')
     code = (content.get("meta") or {}).get("code")
     if not isinstance(code, str) or not code or "; " in code:
-        raise LakeError(f'{where}: "meta" needs a "code", the name that rows that fail it are marked with')
+        raise LakeError(f'{where}: "meta" needs a "code" (text without "; ") to mark failing rows with')
     severity = content.get("severity", "critical")
     if severity not in SEVERITIES:
-        raise LakeError(f"{where}: severity {severity!r} is none of {', '.join(SEVERITIES)}")
+        raise LakeError(f"{where}: severity {severity!r}: expected one of {', '.join(SEVERITIES)}")
     arguments = content.get("kwargs") or {}
     named = [arguments[key] for key in ("column", "column_A", "column_B") if key in arguments]
     if not isinstance(column_list := arguments.get("column_list", []), list):
-        raise LakeError(f'{where}: "column_list" has to be a list')
+        raise LakeError(f'{where}: "column_list" must be a list')
     named += column_list
     is_shape = SHAPE.fullmatch(content["type"]) is not None
     for column in named:
         if column not in domain.rule_columns and not is_shape:
             raise LakeError(f"{where}: {domain.name} has no column {column!r}; it has {', '.join(domain.rule_columns)}")
-    # A row condition names columns within its text.
+    # A row condition names columns in its text.
     is_about_table = is_shape or not named
     words = set(re.findall(r"\w+", json.dumps(arguments.get("row_condition") if is_about_table else arguments)))
     if is_about_table:

@@ -1,7 +1,7 @@
-"""Storage: where the lake's files are. Only this package lists, reads, publishes, removes or locks.
+"""Storage: where the lake's files are. Only this package lists, reads, publishes, removes and locks files.
 
-`Store` is the protocol, `local` a store on a local disk. `layout` says where every file of a lake is, `deliveries` what
-the names in bronze say, `footer` what is in the Parquet files, and `documents` reads and writes JSON and pages.
+`Store` is the protocol, `local` a store on a local disk. `layout` knows the path of every file of a lake, `deliveries`
+the names in bronze, `footer` the footers of Parquet files; `documents` reads and writes JSON and pages.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import BinaryIO, NamedTuple, Protocol
 from lakejobs.messages import LakeError
 
 ANY = "any"
-"""A version: whatever is there, or nothing."""
+"""Stands for any version, or no file at all."""
 TEMPORARY = "_tmp-"
-"""How names of files begin that are being written. Nobody else's business, and swept after their writer died."""
+"""Prefix of files that are being written. Readers ignore them; if their writer dies, a later run sweeps them."""
 
 
 class File(NamedTuple):
     """A file as a listing shows it."""
 
     path: str
-    """From the root of the store, or from the directory that was listed."""
+    """Relative to the root of the store, or to the directory that was listed."""
     size: int
     version: str
-    """Opaque: another one whenever the file was written to or replaced."""
+    """Opaque; changes whenever the file is written to or replaced."""
     modified_ns: int
     """Nanoseconds since 1970, UTC."""
 
@@ -34,76 +34,76 @@ class File(NamedTuple):
 
 
 class MissingError(LakeError):
-    """The file that was to be read is not there."""
+    """The file to read is missing."""
 
 
 class ChangedError(LakeError):
-    """Another version is there than the one that was to be replaced."""
+    """The file to replace has another version than expected."""
 
 
 class Lease(Protocol):
-    """A lock that is held. Each holder that changed something leaves a token that later ones can see."""
+    """A lock that is held. Each holder that changes something leaves a token for later ones."""
 
     token: str
-    """What the last holder left; '' where nobody has."""
+    """What the last holder left; '' if none has."""
 
     def renew_token(self) -> str:
-        """Leave a new token. Where that fails, it is lost, and '' is returned."""
+        """Leave a new token and return it. If it cannot be stored, it is lost."""
 
 
 class Store(Protocol):
-    """Files below one root, by paths that are relative to it, with `/`. Errors are LakeErrors that name the file."""
+    """Files below one root, by relative paths with `/`. Errors are LakeErrors that name the file."""
 
     root: str
 
     def location(self, path: str) -> str:
-        """How people and engines call a file: its path on the disk, or its URL."""
+        """The location of a file for people and engines: its path on disk, or its URL."""
 
     def url(self, path: str) -> str:
-        """A URL that leads to a file."""
+        """The URL of a file."""
 
     def exists(self) -> bool:
-        """Whether the root is there."""
+        """Whether the root exists."""
 
     def files(self, directory: str, depth: int = 0) -> list[File]:
-        """The files of a directory and of up to `depth` levels below it, by path; none where there is no directory.
+        """The files of a directory and of up to `depth` levels below it, sorted by path; none if it does not exist.
 
-        Links to files are no files. Paths are relative to the directory.
+        Links are not files. Paths are relative to the directory.
         """
 
     def others(self, directory: str) -> list[str]:
-        """Names of what `files` leaves out of a directory itself: links, directories, devices."""
+        """Names of what is in a directory but is not a file: links, directories, devices."""
 
     def stat(self, path: str) -> File | None:
-        """One file, or None where there is none."""
+        """One file, or None if it does not exist."""
 
     def reading(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """Open a file to read its bytes, from anywhere in it. MissingError where there is none."""
+        """Open a file for reading, with seek. Raises MissingError if it does not exist."""
 
     def version(self, handle: BinaryIO) -> str:
-        """The version of an open file, as it is now."""
+        """The current version of an open file."""
 
     def publish(self, path: str, *, durable: bool = True, replaces: str | None = ANY) -> AbstractContextManager[str]:
-        """Publish a file whole or not at all: yields a local path to write to, whose content becomes the file's.
+        """Publish a file whole or not at all: yields a local path to write the content to.
 
-        Durable: it outlives a loss of power from the moment this returns. After an error nothing has changed.
-        `replaces`: publish only if this version is there, or, with None, if nothing is. ChangedError otherwise.
+        `durable`: the file survives a power cut once this has returned. After an error, nothing has changed.
+        `replaces`: publish only if the file has this version, or, with None, if there is none; else ChangedError.
         """
 
     def remove(self, path: str) -> None:
-        """Remove a file for good; it does not matter if it is gone already."""
+        """Remove a file durably; it is no error if it is already gone."""
 
     def lock(self, name: str, timeout: float) -> AbstractContextManager[Lease]:
-        """Let one process at a time, of all hosts, do what has this name; wait for it for `timeout` seconds at most.
+        """Hold the lock of this name, which only one process on all hosts can; wait for it for up to `timeout` seconds.
 
-        The lock of a holder that died is free.
+        If its holder dies, the lock is released.
         """
 
     def token(self, name: str) -> str:
-        """What the last holder of a lock left, without waiting for the lock."""
+        """The token that the last holder of a lock left; does not wait for the lock."""
 
     def sweep(self, directory: str) -> None:
-        """Remove what dead runs left half-written in a directory. Only under the lock of those who write there."""
+        """Remove unfinished files of dead runs from a directory. Requires the lock of its writers."""
 
     def scratch(self, name: str) -> AbstractContextManager[str]:
-        """A directory on a local disk for what does not fit in memory. Those of dead runs are removed."""
+        """A directory on a local disk for what does not fit in memory. Removes those of dead runs."""

@@ -1,10 +1,10 @@
-"""Deliveries: what the names of staged and bronze files say of when their content came.
+"""Deliveries: when the content of staged and bronze files was delivered, from their names.
 
-The order of a domain's deliveries can be read from the names in bronze, so it outlives every cache and every copy:
+The names in bronze give the order of a domain's deliveries, so it survives the loss of caches and any copying:
 
     sales_20261101_120000.csv                               the first delivery of a name with a stamp: at that moment
-    sales_20261101_120000_delivered_20261102_090000_000000.csv      the same name with other content, and when it came
-    till_delivered_20261102_083000_500000.csv               a name without a stamp, till.csv, and when it came
+    sales_20261101_120000_delivered_20261102_090000_000000.csv      the same name with other content, and its moment
+    till_delivered_20261102_083000_500000.csv               a name without a stamp, till.csv, and its moment
     till.csv                                                put into bronze by hand: at midnight of its partition
 """
 
@@ -22,24 +22,24 @@ BEING_WRITTEN = (".tmp", ".part")
 STAMP = re.compile(r"_([0-9]{8})_((?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9])(?![0-9])")
 DELIVERED = re.compile(r"(.+)_delivered_([0-9]{8}_[0-9]{6}_[0-9]{6})(\.csv)", re.IGNORECASE | re.DOTALL)
 DELIVERED_FORMAT = "%Y%m%d_%H%M%S_%f"
-# How earlier versions named another content of a name: by the first digits of its hash.
+# How earlier versions named other content under the same name: with the first digits of its hash.
 DELIVERED_BY_HASH = re.compile(r"(.+)-([0-9a-f]{8})(\.csv)", re.IGNORECASE | re.DOTALL)
 EPOCH = dt.datetime.fromtimestamp(0, dt.UTC).replace(tzinfo=None)
 
 
 class Delivery(NamedTuple):
-    """A file in bronze as its name tells of it. Deliveries sort as they came."""
+    """A file in bronze, according to its name. Sorts in order of delivery."""
 
     moment: dt.datetime
-    """When it came (UTC)."""
+    """When it was delivered (UTC)."""
     original: str
-    """The name under which it was staged."""
+    """The name it was staged under."""
     place: int
-    """Tells the later contents of a name apart from the first where an earlier version of lakejobs named them."""
+    """1 for later content of a name, if an earlier version of lakejobs named the file; else 0."""
 
 
 def delivery(name: str, landing: dt.date, sha256: str) -> Delivery:
-    """What the name of a file in a bronze partition says of its delivery."""
+    """The delivery of a file in a bronze partition, from its name."""
     if found := DELIVERED.fullmatch(name):
         with contextlib.suppress(ValueError):
             return Delivery(dt.datetime.strptime(found[2], DELIVERED_FORMAT), found[1] + found[3], 0)
@@ -50,12 +50,12 @@ def delivery(name: str, landing: dt.date, sha256: str) -> Delivery:
 
 
 def is_delivery(name: str) -> bool:
-    """Whether a file in staging or bronze is a delivery: a .csv that nobody is still writing."""
+    """Whether a file in staging or bronze is a delivery: a .csv file that is not being written."""
     return name.lower().endswith(".csv") and not name.startswith((".", "_"))
 
 
 def landing_date(name: str, modified: dt.datetime) -> dt.date:
-    """The stamp in the file's name, or else the day (UTC) it was last modified."""
+    """The date of the stamp in the file's name, or else the day (UTC) it was last modified."""
     for day, _ in STAMP.findall(name):
         with contextlib.suppress(ValueError):
             return _day(day)
@@ -63,12 +63,12 @@ def landing_date(name: str, modified: dt.datetime) -> dt.date:
 
 
 def modified(file: File, now: dt.datetime) -> dt.datetime:
-    """When (UTC) a staged file was last modified; a moment still to come counts as now."""
+    """When (UTC) a staged file was last modified; a moment in the future counts as now."""
     return min(EPOCH + dt.timedelta(microseconds=file.modified_ns // 1000), now)
 
 
 def stamp(name: str) -> dt.datetime | None:
-    """The moment that a name says by its first stamp, `_YYYYMMDD_HHMMSS`."""
+    """The moment of a name's first stamp, `_YYYYMMDD_HHMMSS`."""
     for day, time_of_day in STAMP.findall(name):
         with contextlib.suppress(ValueError):
             return dt.datetime.strptime(day + time_of_day, "%Y%m%d%H%M%S")
@@ -76,18 +76,18 @@ def stamp(name: str) -> dt.datetime | None:
 
 
 def delivered_name(original: str, moment: dt.datetime) -> str:
-    """The name in bronze of a delivery whose own name does not say when it came."""
+    """The name in bronze of a delivery whose own name does not give its moment."""
     stem, dot, suffix = original.rpartition(".")
     return f"{stem}_delivered_{moment.strftime(DELIVERED_FORMAT)}{dot}{suffix}"
 
 
 def original_name(name: str) -> str:
-    """The name under which a file in bronze was staged, so far as it can be told without its content."""
+    """The name a file in bronze was staged under, as far as its name can tell."""
     found = DELIVERED.fullmatch(name)
     return found[1] + found[3] if found else name
 
 
-# Every delivery is asked on every run, and there are few days.
+# Called for every delivery on every run, and there are few distinct days.
 @functools.cache
 def _day(digits: str) -> dt.date:
     return dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))

@@ -1,4 +1,4 @@
-"""Pages, and JSON files that know whether they are whole."""
+"""Pages, and JSON files with checksums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lakejobs.storage import MissingError, Store
 
 @contextlib.contextmanager
 def writing(store: Store, path: str) -> Iterator[TextIO]:
-    """Publish what is written to the file that this yields."""
+    """Publish what is written to the yielded file."""
     with store.publish(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
         yield handle
 
@@ -26,7 +26,7 @@ def write_text(store: Store, path: str, text: str) -> None:
 
 
 def read_text(store: Store, path: str, most: int) -> str | None:
-    """The first bytes of a page as text; None where there is none that can be read."""
+    """Up to `most` bytes of a page as text; None if it cannot be read."""
     try:
         with store.reading(path) as handle:
             return handle.read(most).decode("utf-8", "replace")
@@ -35,14 +35,14 @@ def read_text(store: Store, path: str, most: int) -> str | None:
 
 
 def write_json(store: Store, path: str, content: dict[str, Any], *, durable: bool = True) -> None:
-    """Publish a JSON object with a checksum of itself as its first member."""
+    """Publish a JSON object with its checksum as the first member."""
     body = json.dumps(content, separators=(",", ":")).encode()[1:]
     with store.publish(path, durable=durable) as temporary, open(temporary, "wb") as handle:
         handle.write(b'{"checksum":"' + hashlib.sha256(body).hexdigest().encode() + b'",' + body)
 
 
 def read_json(store: Store, path: str) -> dict[str, Any] | None:
-    """What write_json wrote, or None where it is missing or no longer what was written."""
+    """Read what `write_json` wrote; None if the file is missing or damaged."""
     try:
         with store.reading(path) as handle:
             text = handle.read()

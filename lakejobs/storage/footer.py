@@ -1,4 +1,4 @@
-"""Footers: every Parquet file of the lake says in its own what it was made from, and holds a checksum of itself."""
+"""Footers: those of the lake's Parquet files record what the file was made from, and its checksum."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ FOOTER_START = b'{"checksum": "'
 
 
 def footer_text(content: dict[str, Any]) -> str:
-    """The footer's entry of the name `lakejobs`, before `seal` has put the checksum in."""
+    """The footer's `lakejobs` entry, before `seal` puts in the checksum."""
     return json.dumps({"checksum": NO_CHECKSUM, **content})
 
 
 def seal(path: str) -> None:
-    """Put the checksum of a file that is still to be published into its footer.
+    """Put the checksum of a file into its footer, before the file is published.
 
-    It is the SHA-256 of the file with sixty-four zeros in its place.
+    It is the SHA-256 of the file with sixty-four zeros in place of the checksum.
     """
     with open(path, "r+b") as handle:
         start = _footer_position(handle)
         if start is None:
-            raise ValueError(f"{path} has no footer of ours")
+            raise ValueError(f"{path} has no lakejobs footer")
         position = start + len(FOOTER_START)
         checksum = _checksum(handle, position)
         handle.seek(position)
@@ -35,9 +35,9 @@ def seal(path: str) -> None:
 
 
 def read_footer(store: Store, path: str) -> dict[str, Any] | None:
-    """The `lakejobs` entry of a Parquet footer; None where the file is missing, damaged, or not ours.
+    """The `lakejobs` entry of a Parquet footer; None if the file is missing, damaged, or not written by lakejobs.
 
-    Reads the whole file once to compare the checksum.
+    Reads the whole file once to verify the checksum.
     """
     with contextlib.suppress(MissingError, ValueError, KeyError, TypeError), store.reading(path) as handle:
         start = _footer_position(handle)
@@ -52,7 +52,7 @@ def read_footer(store: Store, path: str) -> dict[str, Any] | None:
 
 
 def _footer_position(handle: BinaryIO) -> int | None:
-    """Where our entry begins in a Parquet file: within the footer, whose length stands before the last four bytes."""
+    """Where our entry begins in a Parquet file: in the footer, whose length precedes the last four bytes."""
     size = handle.seek(0, os.SEEK_END)
     if size < 12:
         return None

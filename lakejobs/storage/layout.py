@@ -6,16 +6,16 @@
     datalake/silver/<domain>/year=YYYY/month=MM/day=DD/<domain>.parquet   by event date (UTC), one file a partition
     datalake/gold/<table>/<table>_YYYYMMDD_HHMMSS_ffffff.parquet          snapshots; the newest sorts last
     datalake/quality/validations/<domain>/*.json                          Great Expectations results
-    datalake/quality/validations/<domain>/_index.json                     what the index shows of them (a cache)
+    datalake/quality/validations/<domain>/_index.json                     their entries in the index (a cache)
     datalake/quality/data_docs/                                           the Data Docs site
     datalake/quality/report.html                                          the lake report
-    datalake/_facts_<domain>.json                                         what was last seen of each file (a cache)
-    datalake/_lock_<domain>, _lock_data_docs, _lock_report                held while a run writes to it
+    datalake/_facts_<domain>.json                                         what is known about each file (a cache)
+    datalake/_lock_<domain>, _lock_data_docs, _lock_report                locks, held while a run writes
 
-Names that begin with `_` or `.` are ours and never end in `.parquet` or `.csv`, so a reader's glob meets data only.
-A file appears under its final name whole or not at all: it is written beside it as `_tmp-…`, flushed to the disk,
-then renamed. Parquet files carry their lineage and a checksum of themselves in the footer; the caches carry a
-checksum too, and a cache that is missing or damaged is made again from the data.
+Names that begin with `_` or `.` are bookkeeping and never end in `.parquet` or `.csv`, so a reader's glob matches data
+only. A file appears under its final name whole or not at all: it is written next to it as `_tmp-…`, synced to the disk,
+then renamed. Parquet files have their lineage and checksum in the footer; caches have a checksum too, and are rebuilt
+from the data when they are missing or damaged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SNAPSHOT = r"_(\d{8}_\d{6}_\d{6})\.parquet"
 
 @dataclass(frozen=True)
 class Lake:
-    """One lake: its two stores, and the paths in them. Paths are from the root of their store."""
+    """A lake: its two stores and the paths in them. Paths are relative to the root of their store."""
 
     store: Store
     staging: Store
@@ -47,7 +47,7 @@ class Lake:
     """Seconds."""
 
     def staged(self, prefix: str, domain: str, batch: dt.datetime) -> str:
-        """In staging."""
+        """The path of a generated batch in staging."""
         return f"{domain}/{prefix}_{batch:%Y%m%d_%H%M%S}.csv"
 
     def layer(self, layer: str, name: str) -> str:
@@ -81,15 +81,15 @@ class Lake:
         return f"_facts_{domain}.json"
 
     def location(self, path: str) -> str:
-        """How people and engines call a file of the lake."""
+        """The location of a file of the lake, as people and engines know it."""
         return self.store.location(path)
 
     def opened(self, location: str) -> AbstractContextManager[BinaryIO]:
-        """Open a file by what people and engines call it."""
+        """Open a file by its location, as people and engines know it."""
         return self.store.reading(location.removeprefix(self.location("") + "/"))
 
     def lock(self, name: str) -> AbstractContextManager[Lease]:
-        """Let one run at a time write to a domain, or to what else has the name."""
+        """Hold the lock for writing to a domain, or to whatever else has this name."""
         return self.store.lock(name, self.lock_timeout)
 
     def scratch(self, name: str) -> AbstractContextManager[str]:
@@ -97,12 +97,12 @@ class Lake:
         return self.store.scratch(name)
 
     def partitions(self, layer: str, domain: str) -> dict[dt.date, list[File]]:
-        """The files of every partition of a domain, by date, in one listing. What lies elsewhere is ignored."""
+        """The files of all of a domain's partitions, by date, in one listing. Ignores files elsewhere."""
         return by_partition(self.store.files(self.layer(layer, domain), PARTITION_DEPTH))
 
 
 def current() -> Lake:
-    """The lake that the settings name."""
+    """The lake that the settings point to."""
     section = settings()
     return Lake(
         LocalStore(section.root.rstrip("/") or "/"),
@@ -112,7 +112,7 @@ def current() -> Lake:
 
 
 def by_partition(files: Iterable[File]) -> dict[dt.date, list[File]]:
-    """Files by the date of the partition that they are in, named from there."""
+    """Files by the date of their partition, with paths relative to it."""
     found: dict[dt.date, list[File]] = {}
     for file in files:
         if place := PARTITION.fullmatch(file.path):
@@ -123,17 +123,17 @@ def by_partition(files: Iterable[File]) -> dict[dt.date, list[File]]:
 
 
 def partition_path(date: dt.date) -> str:
-    """A partition's directory within its domain's."""
+    """A partition's directory, relative to its domain's."""
     return f"year={date.year:04d}/month={date.month:02d}/day={date.day:02d}"
 
 
 def partition_date(path: str) -> dt.date:
-    """The date of the partition that a file is in, of a path from its domain's directory."""
+    """The date of a file's partition. `path` is relative to its domain's directory."""
     return dt.date(*(int(part.partition("=")[2]) for part in path.split("/")[:3]))
 
 
 def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
-    """A name that sorts after the last snapshot's, whatever the clock did meanwhile."""
+    """A name that sorts after the last snapshot's, even if the clock was set back."""
     if last and (found := re.search(f"{SNAPSHOT}$", last)):
         previous = dt.datetime.strptime(found[1], "%Y%m%d_%H%M%S_%f").replace(tzinfo=dt.UTC)
         now = max(now, previous + dt.timedelta(microseconds=1))

@@ -22,7 +22,7 @@ _serial = itertools.count()
 
 
 class LocalStore:
-    """Files below a directory. Versions are made of size, times and inode; locks are the kernel's."""
+    """Files below a directory. Versions consist of size, times and inode; locks are the kernel's."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -56,7 +56,7 @@ class LocalStore:
                         below.append(entry.name)
                         continue
                     known = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:  # gone since the listing began
+                except FileNotFoundError:  # deleted since the listing began
                     continue
                 if stat.S_ISREG(known.st_mode):
                     found.append(_file(prefix + entry.name, known))
@@ -118,7 +118,7 @@ class LocalStore:
                 _sync(directory)
 
     def _replace(self, temporary: str, path: str, version: str | None) -> None:
-        """Rename where a version is there still; of several processes that try, one succeeds."""
+        """Rename if the target still has this version; of several processes that try, one succeeds."""
         target = self.location(path)
         directory = os.open(os.path.dirname(target), os.O_RDONLY)
         try:
@@ -181,10 +181,10 @@ class LocalStore:
                     _remove_tree(leftover)
         while True:
             path = self.location(f"{prefix}{name}_{os.getpid()}-{next(_serial)}")
-            with explained(f"cannot make {path}"):
+            with explained(f"cannot create {path}"):
                 os.mkdir(path)
             with _holding(path) as is_held:
-                # A run of another domain may have taken it for a dead one's before it was held.
+                # Before it was locked, a run of another domain may have taken it for a dead run's.
                 if not is_held or not os.path.isdir(path):
                     continue
                 try:
@@ -195,7 +195,7 @@ class LocalStore:
 
 
 class LocalLease:
-    """A lock on a file, whose bytes are the token."""
+    """A lock on a file, whose content is the token."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
@@ -204,7 +204,7 @@ class LocalLease:
 
     def renew_token(self) -> str:
         token = f"{os.getpid()} {os.urandom(8).hex()}"
-        # On a full disk the token is lost, and others learn of this run's work when they next look by themselves.
+        # On a full disk the token is lost, and other runs see this run's work when they next scan for other reasons.
         with contextlib.suppress(OSError):
             self._handle.truncate(0)
             self._handle.write(token.encode())
@@ -218,7 +218,7 @@ def _file(path: str, known: os.stat_result) -> File:
 
 
 def copy(source: BinaryIO, path: str) -> None:
-    """Copy an open file from its beginning to a local path, by the kernel where it can."""
+    """Copy an open file from its beginning to a local path, with the kernel if possible."""
     with open(path, "wb") as target:
         if sys.platform == "linux" and hasattr(source, "fileno"):
             try:
@@ -227,7 +227,11 @@ def copy(source: BinaryIO, path: str) -> None:
                     pass
                 return
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # not on this file system
+                if error.errno not in (
+                    errno.EINVAL,
+                    errno.ENOSYS,
+                    errno.EOPNOTSUPP,
+                ):  # not supported by this file system
                     raise
         source.seek(0)
         target.seek(0)
@@ -235,7 +239,7 @@ def copy(source: BinaryIO, path: str) -> None:
 
 
 def make_directory(directory: str) -> None:
-    """Create a directory and its parents, each of them on the disk before anything is put into it."""
+    """Create a directory and its parents, syncing each to the disk before anything is put into it."""
     if os.path.isdir(directory):
         return
     parent = os.path.dirname(directory) or "."
@@ -246,15 +250,15 @@ def make_directory(directory: str) -> None:
 
 
 def _remove_tree(directory: str) -> None:
-    """Remove what spilled; what cannot be removed goes with a later run."""
-    # Told to ignore errors, rmtree raises some of them all the same.
+    """Remove a spill directory; what cannot be removed is left to a later run."""
+    # rmtree raises some errors even if told to ignore them.
     with contextlib.suppress(OSError):
         shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _holding(directory: str) -> Iterator[bool]:
-    """Hold a directory as long as this process lives; False where another one does, or where it is gone."""
+    """Lock a directory while this process lives; yields False if another process holds it or it is gone."""
     with explained(f"cannot lock {directory}"):
         try:
             descriptor, is_held = os.open(directory, os.O_RDONLY), True
@@ -287,24 +291,24 @@ def _sync(path: str) -> None:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn an operating system's error into a message that says what could not be done and why."""
+    """Turn an operating system error into a message that says what failed, and why."""
     try:
         yield
     except OSError as error:
         advice = {
-            errno.ENOSPC: "the disk is full; make room and run again",
-            errno.EDQUOT: "the disk quota is used up; make room and run again",
+            errno.ENOSPC: "the disk is full; free some space and run again",
+            errno.EDQUOT: "the disk quota is exceeded; free some space and run again",
             errno.EACCES: "permission denied; check who owns it",
             errno.EROFS: "the file system is read-only",
-            errno.EIO: "the disk fails to read or write (input/output error)",
+            errno.EIO: "the disk failed to read or write (input/output error)",
             errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
-            errno.ENOTDIR: "a file stands where a directory should be",
+            errno.ENOTDIR: "expected a directory, but found a file",
         }.get(error.errno or 0, error.strerror or str(error))
         raise LakeError(f"{what}: {advice}") from error
 
 
 def _wait_for_lock(handle: BinaryIO, name: str, timeout: float) -> None:
-    """Take a lock, or give up after `timeout` seconds."""
+    """Acquire a lock, or give up after `timeout` seconds."""
     waited, pause = 0.0, 0.01
     while True:
         try:
@@ -313,11 +317,11 @@ def _wait_for_lock(handle: BinaryIO, name: str, timeout: float) -> None:
         except BlockingIOError:
             if waited >= timeout:
                 raise LakeError(
-                    f"{name}: another run has been writing to it for {timeout:,} seconds ([lake] lock_timeout); "
-                    "see what it is doing, and run again"
+                    f"{name}: another run has held the lock for {timeout:,} seconds ([lake] lock_timeout); check what "
+                    "it is doing, then run again"
                 ) from None
             if not waited:
-                log.info("%s: another run is writing to it; waiting for it to finish", name)
-            # A lock cannot be waited for with a time limit, only asked for again.
+                log.info("%s: waiting for another run that is writing to it", name)
+            # flock has no timeout, so it has to be polled.
             time.sleep(pause)
             waited, pause = waited + pause, min(2 * pause, 0.5)
