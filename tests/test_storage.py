@@ -1,4 +1,4 @@
-"""What every store has to keep: the contract of `lakejobs.storage.Store`."""
+"""The contract of `lakejobs.storage.Store`, which every store must keep."""
 
 from __future__ import annotations
 

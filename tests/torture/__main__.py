@@ -1,4 +1,4 @@
-"""Torture lakes and print the result as the Markdown table of tests/torture/README.md.
+"""Torture lakes and print the results as the Markdown table in tests/torture/README.md.
 
 usage: scripts/torture [family …] [--seed N] [--short]
 """
