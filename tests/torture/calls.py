@@ -162,7 +162,7 @@ def supported() -> str | None:
     try:
         supervise(lambda: None, lambda call: None, ["/nowhere"], 10)
     except OSError as error:
-        return f"the kernel does not let a process be asked about its calls: {error.strerror}"
+        return f"the kernel does not allow intercepting system calls: {error.strerror}"
     return None
 
 

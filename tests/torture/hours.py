@@ -72,11 +72,11 @@ def hours(short: bool, seed: int) -> Iterator[Row]:
     many, rounds = (4, 1) if short else (24, 12)
     for injected, count, steps in (
         (
-            "an hour: new, late and repeated rows of every domain, then a run through a luigid as it comes",
+            "an hour: new, late and repeated rows of every domain, then a run through a luigid with default settings",
             many,
             day(many),
         ),
-        ("two runs at once through a luigid as it comes", rounds, crowded(rounds)),
+        ("two runs at once through a luigid with default settings", rounds, crowded(rounds)),
     ):
         row = Row(injected, seed)
         with Workshop() as workshop:

@@ -1011,7 +1011,7 @@ def fewer(scheduler: str, steps: list[Any]) -> Iterator[tuple[str, list[Any]]]:
 
 def life(short: bool, seed: int) -> Iterator[Row]:
     lots, count, most = (2, 6, 12) if short else (20, 18, 30)
-    row = Row("lives of a lake, drawn step by step, every run of them held against a model", seed)
+    row = Row("lives of a lake, drawn step by step, every run compared with a model", seed)
     steps = Row("steps of these lives", seed)
     with Workshop() as workshop, tempfile.NamedTemporaryFile() as counted:
 
@@ -1039,12 +1039,12 @@ FAMILIES = {"life": life}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m torture.life", description="Live lives of a lake.")
+    parser = argparse.ArgumentParser(prog="python -m torture.life", description="Live random lives of a lake.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lives", type=int, default=20)
     parser.add_argument("--most", type=int, default=30, help="steps of a life (30)")
-    parser.add_argument("--without", action="append", default=[], help="a kind of violation that is known already")
-    parser.add_argument("--replay", help="a script of steps as it was printed")
+    parser.add_argument("--without", action="append", default=[], help="a kind of violation to ignore")
+    parser.add_argument("--replay", help="a file with a script of steps, as printed")
     arguments = parser.parse_args()
     with Workshop() as workshop:
         if arguments.replay:

@@ -31,8 +31,8 @@ def names(short: bool, seed: int) -> Iterator[Row]:
         ("values of that kind, in every column", values),
         ("arguments of that kind for domain, table, date and batch", arguments),
         ("links, directories and pipes in staging", odd_entries),
-        ("scripts whose servers are asked where they listen", servers),
-        ("modules searched for what makes code of data", code_from_data),
+        ("scripts whose servers are checked for listening on loopback only", servers),
+        ("modules searched for code that executes data", code_from_data),
     ):
         result = Row(what, seed)
         with Workshop() as workshop:

@@ -112,7 +112,7 @@ def agreement(short: bool, seed: int) -> Iterator[Row]:
     """Compare a million rows at a time, domain by domain."""
     rows, chunks = (7_000, 1) if short else (1_000_000, 3)
     for domain in DRAWN:
-        row = Row(f"rows of {domain} whose verdicts were held against rules in SQL", seed)
+        row = Row(f"rows of {domain} whose verdicts were compared with rules in SQL", seed)
         # One more for sales, to make ten million rows in all.
         for chunk in range(chunks + (not short and domain == "sales")):
             with Workshop() as workshop:
