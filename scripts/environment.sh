@@ -1,6 +1,6 @@
-# Sourced by the other scripts, in the project's directory.
-# environment [--no-project] DIRECTORY REQUIREMENTS… makes a virtual environment with pinned packages and the project
-# itself, or without it; it does nothing where that has been done since the pins last changed.
+# Sourced by the other scripts, from the project's directory.
+# environment [--no-project] DIRECTORY REQUIREMENTS… creates a virtual environment with the pinned packages and the
+# project itself (not with --no-project). It does nothing if the environment is up to date with the pins.
 
 find_python() {
     local candidate
@@ -11,7 +11,7 @@ find_python() {
             return
         fi
     done
-    echo "lakejobs needs Python 3.11 or newer, and none was found. Install one, or name it: PYTHON=/path/to/python" >&2
+    echo "lakejobs needs Python 3.11 or newer, but none was found. Install it, or set PYTHON=/path/to/python" >&2
     return 1
 }
 
@@ -28,13 +28,13 @@ environment() {
     done
     [ ${#missing[@]} -eq 0 ] && return
     python=$(find_python) || return 1
-    echo "Setting up $directory (once; a minute or two) ..." >&2
+    echo "Setting up $directory (only once; a minute or two) ..." >&2
     if command -v uv >/dev/null; then
         [ -x "$directory/bin/python" ] || uv venv --quiet --no-python-downloads --python "$python" "$directory"
         uv pip install --quiet --python "$directory/bin/python" "${missing[@]/#/--requirements=}"
         [ -z "$project" ] || uv pip install --quiet --python "$directory/bin/python" --no-deps --editable .
     else
-        # An environment that uv has made lacks pip.
+        # An environment created by uv lacks pip.
         "$directory/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$directory"
         local pip=("$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location)
         "${pip[@]}" "${missing[@]/#/--requirement=}"
@@ -44,17 +44,17 @@ environment() {
     for file in "${missing[@]}"; do cksum "$file" $project >"$directory/.pins/$(basename "$file")"; done
 }
 
-# Format, lint and types, all of them even where one fails; nothing is changed.
+# Checks format, lint and types, all three even if one fails. Changes nothing.
 look() {
     local status=0
     ruff format --check . || status=1
     ruff check . || status=1
     mypy || status=1
-    [ $status = 0 ] || echo "scripts/check --fix mends the format, and what it can of the rest." >&2
+    [ $status = 0 ] || echo "scripts/check --fix fixes the format and some lint errors." >&2
     return $status
 }
 
-# A browser for the tests: the system's Chromium, or Debian's package of it, or else the one that Playwright fetches.
+# Finds a browser for the tests: the system's Chromium, or else Debian's package, or else Playwright's download.
 browser() {
     command -v chromium >/dev/null && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -64,7 +64,7 @@ browser() {
             command -v chromium >/dev/null && return
     fi
     .venv/bin/playwright install chromium >&2 && return
-    echo "The browser tests need Chromium, and none could be had. Install the package chromium of your system," \
-        'or leave these tests out: .venv/bin/python -m pytest -m "not browser"' >&2
+    echo "The browser tests need Chromium, which could not be installed. Install your system's chromium package," \
+        'or skip these tests: .venv/bin/python -m pytest -m "not browser"' >&2
     return 1
 }

@@ -1,4 +1,4 @@
-"""A lake in a temporary directory, run for real by Luigi's own worker."""
+"""A lake in a temporary directory, with real Luigi runs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LakeUnderTest:
         self.ran: list[luigi.Task] = []
 
     def deliver(self, domain: str, name: str, *lines: str, header: str | None = None) -> Path:
-        """Stage a CSV file: the domain's header, or another, and these lines."""
+        """Stage a CSV file with these lines below the domain's header, or below another one."""
         return self.deliver_bytes(
             domain, name, "".join(f"{line}\n" for line in [header or HEADERS[domain], *lines]).encode()
         )
@@ -71,7 +71,7 @@ class LakeUnderTest:
         return path
 
     def run(self, *tasks: luigi.Task, workers: int = 1) -> bool:
-        """Run tasks, GoldAll where none is named; `ran` then holds the tasks that ran. True where all succeeded."""
+        """Run tasks (default: GoldAll) and return whether all succeeded. `ran` then holds the tasks that ran."""
         self.ran = []
         Register.clear_instance_cache()
         result = luigi.build(
@@ -83,7 +83,7 @@ class LakeUnderTest:
         )
 
     def ran_names(self, family: str) -> list[str]:
-        """What a family of tasks was run for: event dates, landing dates or tables."""
+        """The event dates, landing dates or tables that tasks of a family ran for."""
         names = []
         for task in self.ran:
             if task.task_family == family:
@@ -91,7 +91,7 @@ class LakeUnderTest:
         return sorted(names)
 
     def silver(self, domain: str = "sales") -> pd.DataFrame:
-        """All silver rows of a domain by key, with their partition's date; bookkeeping of the moment left out."""
+        """All silver rows of a domain, sorted, with their partition's date and without `processed_at`."""
         files = sorted((self.root / "datalake/silver" / domain).glob("**/*.parquet"))
         if not files:
             return pd.DataFrame()
@@ -105,7 +105,7 @@ class LakeUnderTest:
         return rows.sort_values(["partition", key, "rescued_data", "source_file"]).reset_index(drop=True)
 
     def gold(self, table: str) -> pd.DataFrame:
-        """The newest snapshot of a table."""
+        """The newest snapshot of a table, without `generated_at`."""
         newest = self.snapshots(table)[-1]
         return duckdb.read_parquet(str(newest)).df().drop(columns="generated_at")
 
@@ -121,17 +121,17 @@ class LakeUnderTest:
         return self.root / f"datalake/bronze/{domain}/year={year}/month={month}/day={day}"
 
     def landings(self, domain: str = "sales") -> list[Landing]:
-        """What the manifests say, a summary a bronze partition."""
+        """Summaries of the manifests, one for each bronze partition."""
         paths = sorted((self.root / "datalake/bronze" / domain).glob("**/_manifest.json"))
         return [summarise(Manifest.from_json(read_json(path)), partition_date(path), "") for path in paths]
 
     def footers(self, domain: str = "sales") -> list[dict[str, Any]]:
-        """Our entry in the footer of each silver partition."""
+        """The lake's entry in the footer of each silver partition."""
         paths = sorted((self.root / "datalake/silver" / domain).glob("**/*.parquet"))
         return [read_footer(path) for path in paths]
 
     def content(self) -> dict[str, list[tuple[object, ...]]]:
-        """Every silver partition and newest gold table as sets of rows: what two lakes are compared by."""
+        """The rows of silver by domain, and of each gold table's newest snapshot, to compare lakes by."""
         found = {}
         for domain in DOMAINS:
             found[f"silver {domain}"] = as_set(self.silver(domain).drop(columns="source_file", errors="ignore"))
@@ -141,39 +141,39 @@ class LakeUnderTest:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """One of the lake's JSON files; None where it is not whole."""
+    """Read one of the lake's JSON files; None if it is damaged."""
     return documents.read_json(LocalStore(str(path.parent)), path.name)
 
 
 def read_footer(path: Path) -> dict[str, Any] | None:
-    """The lake's entry in a Parquet file's footer; None where it is not whole."""
+    """Read the lake's entry in a Parquet file's footer; None if it is damaged."""
     return footer.read_footer(LocalStore(str(path.parent)), path.name)
 
 
 def lake_in(root: Path) -> Lake:
-    """The lake of a directory, as the code knows it."""
+    """The lake in a directory, as a `Lake` object."""
     return Lake(LocalStore(str(root / "datalake")), LocalStore(str(root / "local_output")), 3600)
 
 
 def set_tables(monkeypatch: pytest.MonkeyPatch, sql: dict[str, str]) -> None:
-    """Have these gold tables, by name."""
+    """Replace the gold tables by these, given as SQL by name."""
     known = tuple((name, f"sql/gold/{name}.sql", sql[name]) for name in sorted(sql))
     monkeypatch.setattr(tables, "read_sql", lambda: known)
 
 
 def known_tables() -> dict[str, str]:
-    """The SQL of the gold tables that there are, by name."""
+    """The SQL of the existing gold tables, by name."""
     return {name: sql for name, _, sql in tables.read_sql()}
 
 
 def partition_date(path: Path) -> dt.date:
-    """The date of the partition that a file is in."""
+    """The date of a file's partition."""
     year, month, day = (int(part.partition("=")[2]) for part in path.parts[-4:-1])
     return dt.date(year, month, day)
 
 
 class Operated:
-    """A lake with a luigid and a server of its pages, all of its own."""
+    """A lake with its own luigid and docs server."""
 
     def __init__(self, root: Path) -> None:
         self.lake = new_lake(root / "lake")
@@ -210,7 +210,7 @@ class Operated:
         ]  # fmt: skip
 
     def run(self, task: str = "GoldAll") -> int:
-        """Returns the exit code; `said` is what the run wrote to the terminal."""
+        """Run a task and return the exit code. `said` then holds what it wrote to standard error."""
         done = subprocess.run(
             self.command(task), cwd=self.lake.root, capture_output=True, text=True, timeout=120, check=False
         )
@@ -225,7 +225,7 @@ def free_port() -> int:
 
 
 def as_set(rows: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Rows in an order of their own; a missing value is told from any text."""
+    """Rows sorted by content, as text in which a missing value differs from any string."""
     return sorted(
         tuple(map(repr, row)) for row in rows.astype(object).where(rows.notna(), None).itertuples(index=False)
     )
@@ -233,7 +233,7 @@ def as_set(rows: pd.DataFrame) -> list[tuple[str, ...]]:
 
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LakeUnderTest:
-    """An empty lake with the project's suites, in the working directory."""
+    """An empty lake with the project's suites; its directory becomes the working directory."""
     made = new_lake(tmp_path)
     monkeypatch.chdir(tmp_path)
 
@@ -253,7 +253,7 @@ def new_lake(root: Path) -> LakeUnderTest:
 
 @pytest.fixture
 def set_lake() -> Iterator[Callable[..., None]]:
-    """Sets settings of [lake] for a test."""
+    """Changes settings of [lake] during a test."""
     config = luigi.configuration.get_config()
     before = {}
 

@@ -1,4 +1,4 @@
-"""The real Airflow: the DAG file, runs of both DAGs, and an instance that scripts/airflow starts and stops."""
+"""The DAG file, runs of both DAGs, and starting and stopping scripts/airflow, all with a real Airflow."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from lakejobs.tables import tables
 pytestmark = pytest.mark.airflow
 
 DAG_FILE = PROJECT / "lakejobs/dags/data_lake_pipeline.py"
-DEADLINE = 180  # seconds until a test gives up waiting; a run takes a fraction of it
+DEADLINE = 180  # seconds until a test gives up waiting; a run takes a fraction of that
 
 
 class AirflowUnderTest:
-    """scripts/airflow with a home, a lake and ports of its own."""
+    """scripts/airflow with its own home, lake and ports."""
 
     def __init__(self, root: Path) -> None:
         self.home = root / "home"
@@ -54,7 +54,7 @@ class AirflowUnderTest:
         )  # fmt: skip
 
     def python(self, program: str, *arguments: str) -> Any:
-        """What a program prints last, as JSON; it runs in Airflow's environment."""
+        """Run a program in Airflow's environment, and parse the last line it prints as JSON."""
         done = subprocess.run(
             [str(PROJECT / ".venv-airflow/bin/python"), "-c", program, *arguments],
             env={**self.environment, "AIRFLOW_HOME": str(self.home)}, capture_output=True, text=True, timeout=DEADLINE,
@@ -63,7 +63,7 @@ class AirflowUnderTest:
         return json.loads(done.stdout.splitlines()[-1])
 
     def retry(self, retries: int) -> None:
-        """Have every task tried again that often, and soon: by Airflow's own policy file, not by another DAG file."""
+        """Set the retries of every task, with a short delay, through Airflow's policy file and not the DAG file."""
         policy = self.home / "config/airflow_local_settings.py"
         policy.parent.mkdir(parents=True, exist_ok=True)
         policy.write_text(
@@ -83,12 +83,12 @@ class AirflowUnderTest:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
         )
-        # The machine's proxy, if it has one, is not asked for what is on this machine.
+        # Bypass any proxy.
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
             return json.load(response)
 
 
-# By the home that Airflow itself is given, and not by the script's own mark.
+# Finds processes by AIRFLOW_HOME, independently of the script's own marker.
 PROCESSES = """
 import json, psutil, sys
 found = {}
@@ -129,7 +129,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowUnderTest]:
-    """Airflow with a migrated database; nothing of it runs afterwards, however a test ended."""
+    """Airflow with a migrated database; stopped afterwards, even if a test fails."""
     made = AirflowUnderTest(tmp_path_factory.mktemp("airflow"))
     done = made("db", "migrate")
     assert done.returncode == 0, done.stdout
@@ -139,7 +139,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowUnderTe
 
 @pytest.fixture
 def luigid(airflow: AirflowUnderTest, tmp_path: Path) -> Iterator[Callable[[], set[str]]]:
-    """A luigid where the DAGs ask for one; gives the families of the tasks that have been done through it."""
+    """A luigid on the port that the DAGs use; returns the families of the tasks done through it."""
     address = f"http://127.0.0.1:{airflow.luigid_port}"
     command = [
         str(Path(sys.executable).with_name("luigid")),
@@ -179,7 +179,7 @@ def free_port() -> int:
 
 
 def wait_until(holds: Callable[[], Any], what: str) -> Any:
-    """What `holds` gives as soon as that is true; asks until then, and fails at the deadline."""
+    """Poll `holds` until its result is true, and return that; fail at the deadline."""
     deadline = time.monotonic() + DEADLINE
     while not (found := holds()):
         assert time.monotonic() < deadline, f"waited in vain until {what}"
@@ -249,7 +249,7 @@ def test_a_failed_luigi_task_turns_the_run_red(airflow, tmp_path, monkeypatch):
     assert done.returncode == 1, done.stdout
     assert "DagRun failed" in done.stdout
     assert "expectations/sales.json is not JSON" in done.stdout
-    # No luigid answers here. What failed was tried twice, what comes after it was not.
+    # No luigid is running. The failed task was tried twice, the one after it not at all.
     assert done.stdout.count("--module lakejobs --local-scheduler SilverAll") == 2
     assert "GoldAll" not in done.stdout
 
@@ -257,7 +257,7 @@ def test_a_failed_luigi_task_turns_the_run_red(airflow, tmp_path, monkeypatch):
 def test_started_triggered_by_hand_stopped_and_started_again(airflow, monkeypatch):
     lake, dag = airflow.lake, "/api/v2/dags/data_lake_generator_dag"
     shutil.rmtree(lake.root / "local_output", ignore_errors=True)
-    # Both DAGs would begin by themselves otherwise, and this is about one.
+    # Keep both DAGs from starting by themselves; this test is about one.
     monkeypatch.setitem(airflow.environment, "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION", "True")
     airflow.retry(2)
 
@@ -278,7 +278,7 @@ def test_started_triggered_by_hand_stopped_and_started_again(airflow, monkeypatc
     wait_until(lambda: dags() >= both, "the DAGs are there")
     assert dags() == both, "no examples"
 
-    # Sales cannot land while somebody else writes to them: the task is under way, and stays so until it is stopped.
+    # While the test holds the lock on sales, they cannot land, so the task keeps running until it is stopped.
     with lake_in(lake.root).lock("sales"):
         run = airflow.api(f"{dag}/dagRuns", {"logical_date": None}, method="POST", token=token)
         assert run["logical_date"] is None
@@ -305,7 +305,7 @@ def test_started_triggered_by_hand_stopped_and_started_again(airflow, monkeypatc
     log = airflow.api(f"{run_path}/taskInstances/generate_inventory/logs/1", token=token)
     assert "This progress looks :)" in json.dumps(log)
 
-    # Each run has one batch of each domain, however often a task was tried.
+    # Each run makes one batch of each domain, however often a task is retried.
     runs = airflow.api(f"{dag}/dagRuns", token=token)["dag_runs"]
     stamps = {re.sub(r"\D", "", (found["logical_date"] or found["run_after"])[:19]) for found in runs}
     batches = [re.sub(r"\D", "", name) for name in staged(lake)]

@@ -1,4 +1,4 @@
-"""Files as they really come: every record is accounted for, or the file is reported as rejected."""
+"""Bad input, as in practice: every record is accounted for, or the file is reported as rejected."""
 
 from __future__ import annotations
 
@@ -591,7 +591,7 @@ def test_a_format_with_an_offset_gives_the_same_type(lake, set_lake):
 
 @pytest.fixture
 def add_table(monkeypatch):
-    """Adds a gold table's SQL file to those there are."""
+    """Adds a gold table to the project's."""
 
     def add(name: str, sql: str) -> None:
         set_tables(monkeypatch, known_tables() | {name: sql})
@@ -637,7 +637,7 @@ def test_a_broken_table_fails_alone_and_names_its_file(lake, add_table, sql, mes
 def test_a_table_by_week_is_not_one_by_date_though_the_week_has_a_first_day(lake, add_table, caplog):
     week = "select cast(date_trunc('week', timestamp) as date) as date, count(*) as n from sales group by all"
     add_table("more", HEAD.format("date") + week)
-    days = ["2026-11-02", "2026-11-03", "2026-11-04"]  # from a Monday on
+    days = ["2026-11-02", "2026-11-03", "2026-11-04"]  # the first is a Monday
     lake.deliver("sales", "sales_20261104_120000.csv", *(sale(f"s{day}", day) for day in days))
     assert not lake.run()
     assert any("it counts events of 2026-11-03 under 2026-11-02" in line for line in caplog.messages)

@@ -1,4 +1,4 @@
-"""What a person sees, in a real browser that reaches nothing but this machine: the pages and the visualiser."""
+"""The pages and the visualiser, as a person sees them in a real browser that can only reach this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MARKUP = ["<script>window.hacked = 1</script>", "<img src=x onerror=window.hacke
 
 
 class Watched:
-    """A page that may load from this machine alone; what it asked for elsewhere and what went wrong is kept."""
+    """A page that may load from this machine only; records refused requests, failures and errors."""
 
     def __init__(self, browser: playwright.Browser) -> None:
         self.page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -48,7 +48,7 @@ class Watched:
             route.abort()
 
     def style(self, selector: str, name: str) -> str:
-        """A computed style of the first element that matches."""
+        """A computed style of the first matching element."""
         return self.page.locator(selector).first.evaluate(f"(found) => getComputedStyle(found)['{name}']")
 
     def is_clean(self) -> bool:
@@ -58,7 +58,7 @@ class Watched:
 
 
 def deliver_markup(lake: LakeUnderTest) -> None:
-    """Rows whose texts are HTML, valid ones and such as a rule finds."""
+    """Deliver rows with HTML in their texts, valid and invalid ones."""
     script, image = MARKUP
     lake.deliver(
         "sales", "sales_20261101_120000.csv",
@@ -92,7 +92,7 @@ def watched(browser: playwright.Browser) -> Iterator[Watched]:
 
 @pytest.fixture(scope="module")
 def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
-    """After a run of GoldAll that succeeded."""
+    """A lake after a successful run of GoldAll."""
     made = Operated(tmp_path_factory.mktemp("operated"))
     try:
         made.start()
@@ -105,7 +105,7 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
-    """After a run that succeeded, and another one in which one domain failed."""
+    """A lake after a successful run and another in which one domain failed."""
     made = Operated(tmp_path_factory.mktemp("failed"))
     try:
         made.start()
@@ -121,7 +121,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
 
 @pytest.fixture(params=["from disk", "served"])
 def site(request: pytest.FixtureRequest, operated: Operated) -> str:
-    """Where the pages are looked at."""
+    """Where the browser opens the pages."""
     return operated.on_disk if request.param == "from disk" else operated.served
 
 
@@ -142,7 +142,7 @@ def test_the_report_is_dark_where_the_reader_is(watched, site):
     assert watched.style("body", "color") == "rgb(228, 231, 235)"
 
 
-# What matters on a page, which has to be seen without scrolling sideways: in the page or in a box of it.
+# The elements of each page that must be visible without scrolling sideways, the page itself or a box in it.
 KEY_FIGURES = {
     "report.html": [
         ".card .state", ".card .big", "td[data-name=rows]", "td[data-name=invalid]", "td[data-name=duplicates]",
@@ -257,7 +257,7 @@ def test_the_visualiser_shows_a_run_with_its_messages_and_links(watched, operate
     for gold in open_tasks(watched, operated, "Gold").all():
         assert "DONE" in gold.inner_text()
         assert gold.locator(f"a[href='{operated.served}/report.html']").count() == 1
-    # Luigi's own page asks for a font from elsewhere, and does without.
+    # Luigi's own page requests an external font, and works without it.
     assert {urlsplit(url).hostname for url in watched.refused} <= {"fonts.googleapis.com"}
 
 
@@ -340,5 +340,5 @@ def test_the_summary_links_to_the_pages_where_they_are_served_and_to_the_files_e
 
     assert f"Report: {operated.served}/report.html" in said(operated.served)
     assert f"Data Docs: {operated.served}/data_docs/index.html" in said(operated.served)
-    # Something else answers there.
+    # Another server answers there.
     assert f"Report: {operated.on_disk}/report.html" in said(operated.visualiser)

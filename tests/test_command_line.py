@@ -1,4 +1,4 @@
-"""Commands as a person types them: what they print, how they exit."""
+"""Commands as a person types them: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_settings_can_be_given_on_the_command_line(lake, luigi):
 
 
 def test_a_large_file_lands_whole_or_not_at_all(lake, luigi):
-    # Large enough to be copied while it is looked at.
+    # Larger than a chunk, so that it is inspected while it is copied.
     path = lake.deliver("sales", "sales_20261101_120000.csv", *(sale(f"s{n}") for n in range(70_000)))
     assert path.stat().st_size > records.CHUNK
     script = f'ulimit -f 2048; trap "" XFSZ; exec "{LUIGI}" --module lakejobs Bronze --domain sales --date 2026-11-01'
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_a_run_with_a_sentence_and_another_run_goes_on(tmp_path, sch
             assert made.script("luigid", "start").returncode == 0
         choice = ["--local-scheduler"] if scheduler == "local" else []
         command = [*made.command("GoldAll"), "--workers", str(workers), *choice]
-        # A terminal sends it to the run and its workers, which are a group of processes.
+        # Like a terminal, send the signal to the whole process group: the run and its workers.
         with subprocess.Popen(
             command, cwd=lake.root, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as process:

@@ -1,4 +1,4 @@
-"""Conventions that keep the house in order: each test names whatever is missing."""
+"""The project's conventions; each test names what is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lakejobs.tables import domains_of, tables
 
 README = (PROJECT / "README.md").read_text()
 
-# Who may import whom: a room, or a module beside the rooms, only what is before it.
+# A package, or a module beside the packages, may import only what precedes it here.
 ROOMS = [
     "messages", "model", "config", "domains", "project", "tables", "storage", "quality", "engine", "freshness",
     "pages", "layers", "console", "parameters", "tasks", "__init__", "commands",
@@ -73,7 +73,7 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_the_storage_is_touched_in_one_place(path):
-    """The project's own files, and what a command writes for a person, are no part of the lake."""
+    """The project's own files, and files that a command writes for a person, are not part of the lake."""
     if room_of(path) not in ("storage", "project", "commands"):
         found = re.findall(
             r"(?<![\w.])open\(|\bos\.(?!environ)\w+|\b(?:pathlib|fcntl|shutil|tempfile)\b|\bglob\."
@@ -124,7 +124,7 @@ def test_the_settings_file_names_every_setting_with_its_default():
 
 
 LAKE = "lakejobs/README.md"
-# Domains and tables are named on the first page, or on the page about the lake that it links to.
+# Domains and tables must be mentioned in README.md or in the page about the lake.
 NAMED = README + (PROJECT / LAKE).read_text()
 PAGES = [
     page
@@ -146,7 +146,7 @@ def test_every_link_leads_somewhere(page):
         assert target.exists(), path
         if section:
             headings = re.findall(r"^#+ (.+)$", FENCED.sub("", target.read_text()), re.MULTILINE)
-            # As GitHub names them.
+            # GitHub's anchors
             anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert section in anchors, f"{path} has no section {section}"
 

@@ -1,4 +1,4 @@
-"""The order of deliveries: a later one wins, and bronze alone says which that is."""
+"""The order of deliveries: a later one wins, and bronze alone says which is later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def hours(count: float) -> dt.datetime:
 
 
 def deliver(lake: LakeUnderTest, name: str, price: int, moment: dt.datetime, *more: str) -> Path:
-    """Stage a file with the one sale PT-1 at this price, last modified at a moment."""
+    """Stage a file with a single sale, PT-1, at this price, last modified at `moment`."""
     path = lake.deliver("sales", name, sale("PT-1", "2026-11-17T10:00:00Z", 1, price, price), *more)
     os.utime(path, (moment.timestamp(), moment.timestamp()))
     return path
@@ -65,7 +65,7 @@ def test_a_delivery_without_a_stamp_comes_before_a_later_stamp_and_after_an_earl
 def test_deliveries_are_in_one_order_across_landing_dates(lake):
     deliver(lake, "sales_20261123_100000.csv", 1, hours(0))
     assert lake.run()
-    # The name lands on its own date, but this content came a day after the other file.
+    # It lands on the date in its name, but this content is delivered a day after the other file.
     deliver(lake, "sales_20261122_100000.csv", 2, hours(-99))
     assert lake.run()
     assert price(lake) == 1
@@ -176,7 +176,7 @@ def test_a_file_copied_from_bronze_into_staging_keeps_its_moment(lake):
     assert lake.run()
     assert price(lake) == 2
     assert len(bronze(lake)) == 2
-    # It lands again where it is gone, and is still the earlier one.
+    # Deleted from bronze, it lands again, still as the earlier delivery.
     found.unlink()
     assert lake.run()
     assert first in bronze(lake)
@@ -197,7 +197,7 @@ def test_a_file_copied_from_bronze_and_edited_is_a_new_delivery_of_its_name(lake
 
 
 def test_names_that_earlier_versions_gave_stay_readable(lake):
-    """They named another content of a name by the beginning of its hash, and left names without a stamp alone."""
+    """They added the start of the hash to the name of other content, and left names without a stamp unchanged."""
     import hashlib
 
     directory = lake.bronze("2026-11-24")
@@ -208,7 +208,7 @@ def test_names_that_earlier_versions_gave_stay_readable(lake):
     again.rename(directory / f"sales_20261124_100000-{digest}.csv")
     assert lake.run()
     assert price(lake) == 2
-    # What was delivered last has landed; the first content is a new delivery now.
+    # The last content has landed already; the first one is a new delivery again.
     deliver(lake, "sales_20261124_100000.csv", 2, hours(2))
     assert lake.run()
     assert len(bronze(lake)) == 2
@@ -241,7 +241,7 @@ def test_staging_finds_its_batch_by_the_name_it_was_staged_under(lake):
 
 
 def test_files_are_numbered_each_once_whatever_the_others_hold(lake):
-    """Two files under one number took each other's rows, in source_file, lineage and for duplicates."""
+    """Two files with the same number mixed up their rows, in source_file, lineage and duplicates."""
     lake.deliver("sales", "sales_20260301_100000.csv")
     lake.deliver_bytes(
         "sales",

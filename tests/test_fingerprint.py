@@ -1,4 +1,4 @@
-"""What the lake makes of a fixed input, held against the versions that its footers carry."""
+"""A change in what the lake makes of a fixed input must come with a new version in its footers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSIONS = {"silver": made_by.SILVER_VERSION, "gold": made_by.GOLD_VERSION}
 
 @pytest.fixture
 def content(lake: LakeUnderTest) -> dict[str, str]:
-    """Fingerprints of all rows of a layer, made from the golden cases' input and from lines of odd kinds."""
+    """Fingerprints of all rows of each layer, made from the golden cases' input and some odd lines."""
     for directory in sorted((PROJECT / "tests/golden").glob("*/input")):
         for path in sorted(directory.glob("*/*.csv")):
             copy = Path(lake.root, "local_output", path.parent.name, f"{directory.parent.name}_{path.name}")
@@ -43,8 +43,8 @@ def test_output_changes_only_with_the_version_of_its_layer(content):
         now = {"version": version, "rows": content[layer]}
         if now["rows"] != KNOWN[layer]["rows"]:
             assert version > KNOWN[layer]["version"], (
-                f"the same input gives other rows in {layer}. Where that is meant, raise {layer.upper()}_VERSION in "
-                f"lakejobs/freshness/made_by.py, so that lakes in use are rebuilt, "
-                f"and note it in tests/fingerprints.json: {now}"
+                f"the same input now gives different rows in {layer}. If that is intended, raise "
+                f"{layer.upper()}_VERSION in lakejobs/freshness/made_by.py, so that existing lakes are rebuilt, "
+                f"and record it in tests/fingerprints.json: {now}"
             )
-        assert now == KNOWN[layer], f"note it in tests/fingerprints.json: {now}"
+        assert now == KNOWN[layer], f"record it in tests/fingerprints.json: {now}"

@@ -1,4 +1,4 @@
-"""What decides what stands in a file, and nothing else, makes it stale; and the lake says what it rebuilds and why."""
+"""A file is stale exactly when something that decides its content changes; the log says what is rebuilt and why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def change_suite(lake: LakeUnderTest, change: Any, domain: str = "sales", indent
 
 @pytest.fixture
 def made(lake: LakeUnderTest) -> LakeUnderTest:
-    """A lake that is up to date."""
+    """An up-to-date lake."""
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", total="11.00"))
     assert lake.run()
     return lake
@@ -149,7 +149,7 @@ def test_a_lake_that_a_newer_version_wrote_is_refused(made, monkeypatch, caplog,
 
 
 def test_all_files_of_a_domain_and_of_a_table_have_one_schema(lake):
-    """Where no NULL happened to be, columns were `not null`, and readers of several files stumbled over it."""
+    """Columns without a NULL used to be `not null`, which failed readers of several files."""
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2", "2026-10-31T10:00:00", quantity=""))
     lake.deliver("sales", "sales_20261102_120000.csv", sale("s3", "2026-11-02T10:00:00", "two", "", ""), ",,,,,,,,,,")
     assert lake.run()

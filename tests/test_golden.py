@@ -1,6 +1,6 @@
-"""Cases a person can read: `tests/golden/<case>/input` delivered, `expect` compared, and a second run does nothing.
+"""Readable cases: deliver `tests/golden/<case>/input`, compare the lake with `expect`; a second run does nothing.
 
-`python tests/test_golden.py CASE…` writes a case's `expect` anew; look at the difference before you keep it.
+`python tests/test_golden.py CASE…` rewrites a case's `expect`; review the diff before you keep it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CASES = sorted(path.name for path in GOLDEN.iterdir())
 
 
 def results(lake: LakeUnderTest) -> dict[str, str]:
-    """What a lake holds, as CSV text by `silver/<domain>.csv` and `gold/<table>.csv`; empty tables left out."""
+    """A lake's content as CSV text, by `silver/<domain>.csv` and `gold/<table>.csv`, without empty tables."""
     found = {}
     for directory in sorted((lake.root / "datalake/silver").iterdir()):
         files = str(directory / "**/*.parquet")

@@ -13,7 +13,7 @@ from conftest import Operated, sale
 
 @pytest.fixture
 def operated(tmp_path: Path) -> Iterator[Operated]:
-    """A lake whose runs go through a luigid of its own."""
+    """A lake whose runs go through its own luigid."""
     made = Operated(tmp_path)
     try:
         assert made.script("luigid", "start").returncode == 0
@@ -29,7 +29,7 @@ def test_late_rows_of_days_that_luigid_met_in_another_order(operated):
     lake.deliver(
         "sales", "sales_20261105_130000.csv", sale("s2", "2026-11-05T11:00:00"), sale("s3", "2026-11-04T10:00:00")
     )
-    # In a run of its own, so that silver has to read what bronze has landed.
+    # A separate run, so that the next one must read from bronze what has landed.
     assert operated.run("BronzeAll") == 0
     assert operated.run() == 0
     assert list(lake.silver()["sale_id"]) == ["s3", "s1", "s2"]
@@ -55,7 +55,7 @@ def test_what_a_killed_run_was_doing_is_soon_granted_to_the_next(operated):
     lake = operated.lake
     lake.deliver("sales", "sales_20261105_120000.csv", sale("s1"))
     with subprocess.Popen(operated.command("GoldAll"), cwd=lake.root, stderr=subprocess.PIPE, text=True) as killed:
-        # Then it is at its silver partitions.
+        # The run goes on to its silver partitions.
         assert any("1 file landed" in line for line in killed.stderr)
         killed.kill()
     assert operated.run() == 0

@@ -1,4 +1,4 @@
-"""A project of one's own: its domains and gold tables, the types it can use, the wheel, and the command `lakejobs`."""
+"""A user's own project: its domains, gold tables and column types, the wheel, and the command `lakejobs`."""
 
 from __future__ import annotations
 
@@ -399,7 +399,7 @@ def test_values_at_the_edges_of_their_type(shop, kind):
             assert json.loads(row["rescued_data"]) == {"seen": text}
         else:
             assert (row["seen"], row["is_valid"], row["rescued_data"]) == (value, True, None), text
-    # A lake that has lost its rows has tables of the same types.
+    # Without rows, the table keeps its column types.
     (before,) = shop.snapshots("orders_by_day")
     next((shop.root / "datalake/bronze/orders").glob("**/a_*.csv")).unlink()
     next((shop.root / "local_output/orders").iterdir()).unlink()
@@ -443,7 +443,7 @@ DOMAIN = Domain(
     event_time="moment",
 )
 """
-# Numbers that no double holds, values that differ in digits that none has, and NULLs.
+# Numbers that no double can hold, values that differ only in digits beyond a double's precision, and NULLs.
 LINES = [
     "true,2026-11-01,1.10,1234567890123456789.0000000001,1.1",
     "false,2026-11-02,1.09,1234567890123456789.0000000002,1.09",
@@ -494,7 +494,7 @@ def test_verdicts_on_booleans_dates_and_decimals_are_right_in_pieces_and_whole(s
         {"type": kind, "kwargs": kwargs, "severity": "critical", "meta": {"code": f"R{number}"}}
         for number, (kind, kwargs, _) in enumerate(VERDICTS)
     ]
-    # The same rules with a share that has to pass are counted day by day.
+    # The same rules again with `mostly`, which is counted for each day.
     rules += [
         {**rule, "kwargs": {**rule["kwargs"], "mostly": 0.0}, "meta": {"code": f"M{number}"}}
         for number, rule in enumerate(rules)
@@ -559,9 +559,9 @@ def test_rules_about_whole_columns_can_judge_every_type(shop):
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the commands of an environment that the wheel is installed in, and the checkout is not.
+    """The commands' directory of an environment with the wheel installed, but not the checkout.
 
-    What lakejobs needs is seen in this environment, so that nothing is fetched.
+    Links to the dependencies of the current environment, so that nothing is downloaded.
     """
     directory = tmp_path_factory.mktemp("installed")
     source = directory / "source"
@@ -653,7 +653,7 @@ def test_a_domain_of_ones_own_without_a_suite_is_noticed_before_it_has_rows(shop
 
 @pytest.fixture
 def lakejobs(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command in a directory of its own, or in another."""
+    """Runs the command in a temporary directory, or in another one."""
 
     def run(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         command = [Path(sys.executable).with_name("lakejobs"), *arguments]

@@ -1,4 +1,4 @@
-"""What the lake promises, one behaviour a test, each on real files through real Luigi runs."""
+"""The lake's promises, one behaviour a test, on real files with real Luigi runs."""
 
 from __future__ import annotations
 
@@ -587,7 +587,7 @@ def test_pieces_of_any_size_give_the_same_lake(lake, set_lake):
 @pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
 def test_the_kept_result_counts_the_rows_of_all_pieces(lake, set_lake, chunk_rows):
     set_lake(chunk_rows=chunk_rows)
-    # Of thirty rows every third has no quantity, and so no total that can be worked out.
+    # Every third of the thirty rows has no quantity, so its total cannot be computed.
     lines = [sale(f"s{n}", quantity="" if n % 3 == 0 else 2, total="" if n % 3 == 0 else 10) for n in range(30)]
     lake.deliver("sales", "sales_20261101_120000.csv", *lines)
     assert lake.run()

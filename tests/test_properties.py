@@ -1,5 +1,5 @@
-"""The result does not depend on how records came: split over files and runs in any way, they give the same lake as one
-file of all of them in the order of their delivery."""
+"""The lake does not depend on how records are split over files and runs: any split gives the same lake as a single
+file of all records in the order of their delivery."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from conftest import HEADERS, LakeUnderTest, new_lake, sale
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-# Records of one key and moment contradict each other: the one delivered later counts. All files land on one date,
-# because a record without a usable moment belongs to the date it landed on.
+# Records with the same key and timestamp contradict each other, and the one delivered later counts. All files land on
+# one date, because a record without a usable timestamp belongs to its landing date.
 KEYS = [f"s{number}" for number in range(6)]
 MOMENTS = [
     "2026-10-31T23:59:59.999999",
@@ -43,7 +43,7 @@ records = st.lists(
 
 @st.composite
 def arrangements(draw: st.DrawFn) -> list[list[list[str]]]:
-    """Records, and a way to deliver them: runs of files of lines."""
+    """A way to deliver records: a list of runs, each a list of files, each a list of lines."""
     files: list[list[str]] = [[] for _ in range(draw(st.integers(1, 4)))]
     for text in draw(records):
         files[draw(st.integers(0, len(files) - 1))].append(text)
@@ -54,7 +54,7 @@ def arrangements(draw: st.DrawFn) -> list[list[list[str]]]:
 
 
 def deliver_and_run(directory: Path, runs: list[list[list[str]]], *, backwards: bool = False) -> LakeUnderTest:
-    """A new lake that got these files run by run; backwards: a later file has an earlier name."""
+    """Deliver the files to a new lake run by run. `backwards` gives later files earlier names."""
     lake = new_lake(directory)
     os.chdir(directory)
     number = 30 if backwards else 0
@@ -109,7 +109,7 @@ def test_whatever_bytes_follow_a_header_every_record_is_accounted_for(content):
             else:
                 assert sum(footer["rows"] + footer["duplicates"] for footer in silver) == landing.records
                 assert len(lake.silver()) == sum(footer["rows"] for footer in silver)
-                # Every character that is not a delimiter, a quote or a blank is still there.
+                # Only line ends make no record.
                 assert landing.records > 0 or not content.replace(b"\n", b"").replace(b"\r", b"")
     finally:
         os.chdir(here)

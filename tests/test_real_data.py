@@ -1,4 +1,4 @@
-"""Two weeks of a real shop's sales, against answers that were computed elsewhere (see tests/data/README.md)."""
+"""Two weeks of a real shop's sales, compared with results computed independently (see tests/data/README.md)."""
 
 from __future__ import annotations
 

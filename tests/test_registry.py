@@ -1,4 +1,4 @@
-"""Every expectation that Great Expectations registers gives its own verdict, through the command line."""
+"""Every expectation in Great Expectations' registry gives Great Expectations' own verdict, through the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from conftest import HEADERS, PROJECT, LakeUnderTest
 
-# Arguments for each, of columns of inventory, so that a part of the rows fails.
+# Arguments for each expectation, with columns of inventory, so that some of the rows fail.
 TEXT, NUMBER, OTHER = "product_name", "quantity", "unit_cost"
 BETWEEN = {"column": NUMBER, "min_value": 2, "max_value": 5}
 PAIR = {"column_A": NUMBER, "column_B": OTHER}
@@ -58,7 +58,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "expect_column_values_to_be_null": {"column": NUMBER},
     "expect_column_values_to_be_of_type": {"column": NUMBER, "type_": "float64"},
     "expect_column_values_to_be_unique": {"column": TEXT},
-    # Great Expectations itself cannot go on where the text is no JSON.
+    # Great Expectations raises an error for text that is not JSON.
     "expect_column_values_to_match_json_schema": {"column": "supplier_id", "json_schema": {"maximum": 5}},
     "expect_column_values_to_match_regex": {"column": TEXT, "regex": "^L"},
     "expect_column_values_to_match_regex_list": {"column": TEXT, "regex_list": ["^L", "^2"]},
@@ -85,7 +85,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "expect_table_row_count_to_be_between": {"max_value": 9},
     "expect_table_row_count_to_equal": {"value": 10},
 }  # fmt: skip
-# Great Expectations has written these for databases alone.
+# Great Expectations supports these on databases only.
 ONLY_SQL: dict[str, dict[str, Any]] = {
     "expect_column_values_to_match_like_pattern": {"column": TEXT, "like_pattern": "L%"},
     "expect_column_values_to_match_like_pattern_list": {"column": TEXT, "like_pattern_list": ["L%"]},
@@ -129,7 +129,7 @@ def test_every_registered_expectation_has_a_sample():
 
 
 def write_suite(lake: LakeUnderTest, rules: dict[str, dict[str, Any]], row_level: set[str]) -> None:
-    """Rules whose code is their type. A rule about the table is a warning, or it would withhold what is to be read."""
+    """Write a suite whose codes are the rules' types. Rules about the table are warnings, to withhold nothing."""
     expectations = [
         {
             "type": kind,
@@ -152,7 +152,7 @@ def run(lake: LakeUnderTest) -> subprocess.CompletedProcess[str]:
 
 
 def plain(frame: pd.DataFrame, rules: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What Great Expectations says, asked as its documentation has it."""
+    """The results of Great Expectations, called as its documentation says."""
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
@@ -172,7 +172,7 @@ def raised(result: Any) -> bool:
 
 
 def partition(lake: LakeUnderTest, date: str) -> pd.DataFrame:
-    """The judged rows of a partition, in their order."""
+    """The judged rows of a partition, in order."""
     rows = pd.read_parquet(lake.partition(date, "inventory"))
     return rows[rows["movement_id"].notna()].reset_index(drop=True)
 
@@ -187,7 +187,7 @@ def test_every_expectation_gives_the_verdict_of_plain_great_expectations(lake):
     from great_expectations.expectations.registry import get_expectation_impl
 
     maps = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
-    # Of these plain Great Expectations names no rows either.
+    # For these, plain Great Expectations names no rows either.
     by_type = {"expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list"}
     row_level = {kind for kind in SAMPLES if issubclass(get_expectation_impl(kind), maps)} - by_type
     write_suite(lake, SAMPLES, row_level)
@@ -206,7 +206,7 @@ def test_every_expectation_gives_the_verdict_of_plain_great_expectations(lake):
             assert marked(rows, kind) == sorted(result.result["unexpected_index_list"] or []), kind
     assert {result.success for result in expected.values()} == {True, False}
 
-    # In partitions where there is little or nothing to judge, too; all of them in one pass.
+    # Also in partitions with little or nothing to judge, all in one run.
     lake.deliver(
         "inventory", "inventory_20261004_120000.csv", *(line for lines in DEGENERATE.values() for line in lines)
     )

@@ -1,4 +1,4 @@
-"""The lake report and the Data Docs, without a browser: what they say, when they are made, what they cost."""
+"""The report and the Data Docs, without a browser: what they say, when they are written, and what they cost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def page(lake: LakeUnderTest) -> str:
 
 
 def card(lake: LakeUnderTest, domain: str) -> str:
-    """What the report says of a domain's state, as text."""
+    """The report's text on a domain's state."""
     (found,) = [part for part in re.findall(r"<article.*?</article>", page(lake), re.S) if f"<h2>{domain}<" in part]
     return " ".join(re.sub(r"<[^>]+>", " ", found).split())
 
@@ -176,7 +176,7 @@ def test_a_failing_domain_is_named_and_the_others_are_shown_as_they_are_now(lake
     suite.write_text("{")
     lake.deliver("sales", "sales_20261101_130000.csv", sale("s2"))
     assert not lake.run(workers=workers)
-    if workers == 2:  # a second worker may have made the page before the first was done; the next run mends it
+    if workers == 2:  # one worker may write the page before the other is done; the next run corrects it
         assert not lake.run()
     assert "Not up to date" in card(lake, "inventory")
     assert "expectations/inventory.json is not JSON" in card(lake, "inventory")
@@ -338,9 +338,9 @@ _watching: list[tuple[str, list[str]]] = []
 
 @contextlib.contextmanager
 def opened(part: str) -> Iterator[list[str]]:
-    """Paths with `part` in them that Python opens meanwhile."""
+    """Collects the paths with `part` in them that Python opens in the meantime."""
     if not _watching:
-        sys.addaudithook(_note)  # there is no way to remove one
+        sys.addaudithook(_note)  # hooks cannot be removed
     _watching[:] = [(part, [])]
     yield _watching[0][1]
     _watching[:] = [("\0", [])]
@@ -352,7 +352,7 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def docs_page(lake: LakeUnderTest, domain: str = "sales") -> str:
-    """The Data Docs page of a domain's last validation, as text: a line for each row of a table."""
+    """The text of a domain's latest Data Docs page, one line for each row of a table."""
     newest = max((lake.root / f"datalake/quality/data_docs/validations/{domain}").glob("*.html"))
     text = newest.read_text().partition("</style>")[2].partition("Details from Great Expectations")[0]
     rows = [re.sub(r"<[^>]+>", " ", row) for row in text.split("<tr>")]
@@ -429,7 +429,7 @@ def test_red_is_for_what_was_stopped(lake):
     index = lake.root / "datalake/quality/data_docs/index.html"
     assert ">⚠<" in index.read_text() and "50.0%" in index.read_text()
     assert "✘" not in index.read_text() and "✘" not in docs_page(lake)
-    # As silver says of a batch of which something was withheld.
+    # What silver records when a partition is withheld.
     (name,) = results(lake)
     store, path = lake_in(lake.root).store, f"quality/validations/sales/{name}.json"
     content = documents.read_json(store, path)
@@ -450,7 +450,7 @@ def test_a_message_is_text_to_the_visualiser_which_takes_it_for_html():
 
 
 def run_luigi(lake: LakeUnderTest, terminal: bool) -> str:
-    """What GoldAll writes to standard error, a terminal or not."""
+    """What GoldAll writes to standard error, with or without a terminal."""
     shutil.copy(PROJECT / "luigi.cfg", lake.root)
     command = [str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", "GoldAll", "--local-scheduler"]
     if not terminal:
@@ -462,7 +462,7 @@ def run_luigi(lake: LakeUnderTest, terminal: bool) -> str:
     written = bytearray()
 
     def read() -> None:
-        with contextlib.suppress(OSError):  # how a terminal says that its other end was closed
+        with contextlib.suppress(OSError):  # raised when the other end of the terminal is closed
             while chunk := os.read(ours, 4096):
                 written.extend(chunk)
 

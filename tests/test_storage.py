@@ -1,4 +1,4 @@
-"""What every store has to keep: the contract of `lakejobs.storage.Store`."""
+"""The contract of `lakejobs.storage.Store`, which every store must keep."""
 
 from __future__ import annotations
 
@@ -239,6 +239,9 @@ def test_json_knows_whether_it_is_whole(store):
     for end in range(len(whole)):
         put(store, "a.json", whole[:end])
         assert documents.read_json(store, "a.json") is None
+    for place in range(len(whole)):
+        put(store, "a.json", whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert documents.read_json(store, "a.json") is None, place
     assert documents.read_json(store, "nothing.json") is None
 
 

@@ -1,4 +1,4 @@
-"""Gold tables of several sources, and the charts that they declare."""
+"""Gold tables with several sources, and the charts they declare."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def moved(id: str, day: str, product: str = "P1", quantity: int = 3) -> str:
 
 @pytest.fixture
 def add(monkeypatch):
-    """Adds gold tables to those there are."""
+    """Adds gold tables to the project's."""
     return lambda **sql: set_tables(monkeypatch, known_tables() | sql)
 
 
@@ -168,7 +168,7 @@ def test_a_common_table_expression_is_no_source(two, add):
 
 
 def charted(lake: LakeUnderTest) -> dict[str, str]:
-    """What the report shows of each chart, by its title."""
+    """The report's charts, by title."""
     page = (lake.root / "datalake/quality/report.html").read_text()
     business = page.partition("<h2>Business</h2>")[2].partition("<h2>Quality</h2>")[0]
     panels = business.split('<section class="panel">')[1:]

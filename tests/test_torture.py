@@ -1,4 +1,4 @@
-"""A short version of every family of scripts/torture: faults really injected, and no violation."""
+"""A short version of every family of scripts/torture: injects real faults and expects no violation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAMILIES = [
 
 
 def torture(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # A process of its own: what forks must not have threads at work, and tests before this one have started some.
+    # A separate process, because the torture forks, and earlier tests have started threads.
     command = [sys.executable, "-m", "torture", *arguments]
     return subprocess.run(command, cwd=PROJECT / "tests", capture_output=True, text=True)
 

@@ -89,9 +89,9 @@ class Facts:
 
     def save(self) -> None:
         """Save the facts. Losing them only costs time, so they are not synced to the disk."""
-        if self._changed and self._lake.store.exists():
-            self._changed = False
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):
+            if self._changed and self._lake.store.exists():
+                self._changed = False
                 # Another run that is saving at this moment loses its new facts, and nothing else.
                 self._lake.store.sweep("")
                 documents.write_json(self._lake.store, self._lake.facts(self._domain), self._known, durable=False)

@@ -11,6 +11,8 @@ from typing import Any, TextIO
 from lakejobs.messages import LakeError
 from lakejobs.storage import MissingError, Store
 
+START = len(b'{"checksum":"') + 64 + len(b'",')
+
 
 @contextlib.contextmanager
 def writing(store: Store, path: str) -> Iterator[TextIO]:
@@ -38,7 +40,7 @@ def write_json(store: Store, path: str, content: dict[str, Any], *, durable: boo
     """Publish a JSON object with its checksum as the first member."""
     body = json.dumps(content, separators=(",", ":")).encode()[1:]
     with store.publish(path, durable=durable) as temporary, open(temporary, "wb") as handle:
-        handle.write(b'{"checksum":"' + hashlib.sha256(body).hexdigest().encode() + b'",' + body)
+        handle.write(_begin(body) + body)
 
 
 def read_json(store: Store, path: str) -> dict[str, Any] | None:
@@ -48,8 +50,13 @@ def read_json(store: Store, path: str) -> dict[str, Any] | None:
             text = handle.read()
     except MissingError:
         return None
-    start = len(b'{"checksum":"') + 64 + 2
-    if hashlib.sha256(text[start:]).hexdigest().encode() != text[13:77]:
+    begin, body = text[:START], text[START:]
+    if begin != _begin(body):
         return None
-    content: dict[str, Any] = json.loads(text)
+    content: dict[str, Any] = json.loads(b"{" + body)
     return content
+
+
+def _begin(body: bytes) -> bytes:
+    """What precedes the rest of a document: the checksum of that rest."""
+    return b'{"checksum":"' + hashlib.sha256(body).hexdigest().encode() + b'",'

@@ -34,7 +34,11 @@ class LocalStore:
         return f"file://{os.path.abspath(self.location(path))}"
 
     def exists(self) -> bool:
-        return os.path.isdir(self.root)
+        with explained(f"cannot read {self.root}"):
+            try:
+                return stat.S_ISDIR(os.stat(self.root).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     # -------------------------------------------------------------------------------------------- looking
 

@@ -1,8 +1,10 @@
-"""CSV to silver and gold in one bare DuckDB script: what lakejobs is measured against.
+"""CSV to silver and gold in one bare DuckDB script, the baseline for lakejobs.
 
-The same work on clean paths: typed behind patterns, totals corrected, duplicates superseded, rows flagged by the rules
-of the suites, one Parquet file a day, the gold tables of each domain. No lineage, no recovery, no reports, no care for
-broken files. usage: bare_duckdb.py OUTPUT STAGING, where STAGING/<domain>/ holds CSV files
+Does the same work for clean files: types values that match patterns, corrects totals, drops superseded records, flags
+rows by the rules of the suites, and writes one Parquet file a day and each domain's gold tables. It has no lineage,
+no recovery and no reports, and does not handle broken files.
+
+usage: bare_duckdb.py OUTPUT STAGING, where STAGING/<domain>/ holds CSV files
 """
 
 import glob

@@ -1,4 +1,4 @@
-"""The bench: whole processes as a user starts them, alternating with the references, medians of several rounds."""
+"""Benchmark whole processes, as a user starts them, in turn with the references; report medians of the rounds."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ REFERENCES = {"DuckDB": "bare_duckdb.py", "pandas": "plain_pandas.py"}
 
 
 class Bench:
-    """Runs cases in a directory of its own and collects their rows of the table."""
+    """Runs cases in its own directory and collects the rows of the result table."""
 
     def __init__(self, directory: Path, rounds: int, online_retail: str | None) -> None:
         self.directory, self.rounds, self.online_retail = directory, rounds, online_retail
         self.table: list[list[str]] = []
 
     def lake(self, name: str) -> Path:
-        """A new directory with the suites, for a lake."""
+        """Create a directory for a lake, with the suites."""
         root = self.directory / name
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(PROJECT / "expectations", root / "expectations")
         return root
 
     def add(self, case: str, rows: int | str, measured: dict[str, list[tuple[float, float]]], note: str = "") -> None:
-        """One row of the table: medians in seconds and MB of every contestant, ratios to lakejobs."""
+        """Add a row to the table: each contestant's median seconds and MB, and the ratios of lakejobs to the others."""
         median = {
             name: (statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs))
             for name, runs in measured.items()
@@ -60,7 +60,7 @@ class Bench:
         print("| " + " | ".join(self.table[-1]) + " |", flush=True)
 
     def compare(self, root: Path, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
-        """The whole lake from staging, alternating with references."""
+        """Measure a full run from staging, in turn with the named references."""
         measured: dict[str, list[tuple[float, float]]] = {"lakejobs": [], **{name: [] for name in names}}
         for _ in range(self.rounds):
             shutil.rmtree(root / "datalake", ignore_errors=True)
@@ -72,7 +72,7 @@ class Bench:
         return measured
 
 
-# A process begins with the memory of the one that starts it, which counts for its peak: a small one starts it.
+# A new process starts out with its parent's memory, which counts towards its peak. So a small process starts it.
 STARTER = """
 import os, sys, time
 start = time.perf_counter()
@@ -83,7 +83,7 @@ print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(st
 
 
 def run(command: list[str], cwd: Path) -> tuple[float, float]:
-    """Wall time (s) and peak resident memory (MB) of a process; what it printed where it fails."""
+    """Return a process's wall time (s) and peak resident memory (MB); exit with its output if it fails."""
     starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
     done = subprocess.run(starter, cwd=cwd, capture_output=True, text=True, check=True)
     said, _, measured = done.stdout.rstrip().rpartition("\n")
@@ -98,7 +98,7 @@ def gold_all(root: Path, *arguments: str) -> tuple[float, float]:
 
 
 def write(root: Path, domain: str, batch: dt.datetime, rows: int) -> Path:
-    """A staged file, as the generator writes it."""
+    """Write a staged file, as the generator does."""
     directory = root / "local_output" / domain
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{DOMAINS[domain].prefix}_{batch:%Y%m%d_%H%M%S}.csv"
@@ -108,7 +108,7 @@ def write(root: Path, domain: str, batch: dt.datetime, rows: int) -> Path:
 
 
 def deliver(root: Path, batch: dt.datetime) -> None:
-    """One batch of every domain, as the schedule generates it."""
+    """Stage one batch of every domain, as the schedule does."""
     for name, domain in DOMAINS.items():
         write(root, name, batch, domain.rows)
 
@@ -151,7 +151,7 @@ def backfill(bench: Bench) -> None:
     root = bench.lake("backfill")
     (root / "local_output/sales").mkdir(parents=True)
     if not bench.online_retail:
-        print("backfill needs the Online Retail data in the columns of the sales domain: --online-retail FILE.csv")
+        print("backfill needs the Online Retail data with the columns of the sales domain: --online-retail FILE.csv")
         return
     target = root / "local_output/sales/online_retail.csv"
     shutil.copy(bench.online_retail, target)
@@ -161,7 +161,7 @@ def backfill(bench: Bench) -> None:
 
 
 def days_365(bench: Bench) -> None:
-    """A third of a million rows of each domain, every day of a year alike."""
+    """A third of a million rows of each domain, spread evenly over a year."""
     root = bench.lake("days")
     for domain in DOMAINS:
         path = write(root, domain, DAY, 333_334)
@@ -176,7 +176,7 @@ def days_365(bench: Bench) -> None:
 
 
 def small(bench: Bench) -> None:
-    """One batch into an empty lake, into a year, a late row, nothing to do: in turn, for they are compared."""
+    """One batch into an empty lake and a lake of a year, in turn for comparison; a late row; nothing to do."""
     year = aged_lake(bench, YEAR, 24)
     empty_runs, year_runs = [], []
     for number in range(bench.rounds):
@@ -203,7 +203,7 @@ def small(bench: Bench) -> None:
 
 
 def aged_lake(bench: Bench, days: int, files_a_day: int) -> Path:
-    """A lake of so many days and files of each domain, built by the lake itself."""
+    """Build a lake of `days` days, with `files_a_day` files a day of each domain, by a real run."""
     root = bench.lake("aged")
     for number in range(days * files_a_day):
         deliver(root, DAY - dt.timedelta(minutes=10 + number * 24 * 60 / files_a_day))
@@ -224,7 +224,7 @@ def ten_years(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """A CSV of four times what the engine may use: 1 GB under 250 MB."""
+    """A CSV file four times the engine's memory limit: 1 GB under 250 MB."""
     root = bench.lake("memory")
     write(root, "sales", DAY, 7_000_000)
     wall, peak = gold_all(root, "--lake-memory-limit", "250MB")
@@ -235,7 +235,7 @@ def memory(bench: Bench) -> None:
 
 
 def docs(bench: Bench) -> None:
-    """One batch at 10 stored results, and at 1,000."""
+    """One batch with 10 stored validation results, and with 1,000."""
     root = bench.lake("docs")
     deliver(root, DAY)
     keep = ("--lake-keep-validations", "2000")
@@ -283,11 +283,11 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="those to run; all by default")
-    parser.add_argument("--list", action="store_true", help="name the cases")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--online-retail", help="Online Retail in the columns of the sales domain, for `backfill`")
-    parser.add_argument("--directory", help="where to work, on the disk to measure; a temporary one by default")
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="the cases to run (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the cases and exit")
+    parser.add_argument("--rounds", type=int, default=3, help="runs per measurement (default: 3)")
+    parser.add_argument("--online-retail", help="Online Retail with the columns of the sales domain, for `backfill`")
+    parser.add_argument("--directory", help="a directory on the disk to measure (default: the system's temporary one)")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(CASES))

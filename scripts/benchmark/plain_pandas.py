@@ -1,6 +1,8 @@
 """Sales from CSV to silver and gold in plain pandas, as such pipelines are commonly written.
 
-The same work as bare_duckdb.py. usage: plain_pandas.py OUTPUT STAGING, where STAGING/sales/ holds CSV files
+Does the same work as bare_duckdb.py, for sales only.
+
+usage: plain_pandas.py OUTPUT STAGING, where STAGING/sales/ holds CSV files
 """
 
 import glob

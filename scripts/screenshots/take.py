@@ -1,6 +1,6 @@
-"""Take the pictures in the READMEs anew, of what runs now: after scripts/run, with scripts/luigid and scripts/docs up.
+"""Retake the READMEs' screenshots, from the luigid and the pages that scripts/run leaves running.
 
-usage: .venv/bin/python scripts/screenshots/take.py    LUIGID_PORT (8082) and DOCS_PORT (8083) say where they are.
+usage: .venv/bin/python scripts/screenshots/take.py    LUIGID_PORT (8082) and DOCS_PORT (8083): their ports
 """
 
 import io
@@ -16,15 +16,15 @@ PAGES = f"http://127.0.0.1:{os.environ.get('DOCS_PORT', '8083')}"
 
 
 def take(page: Page, url: str, name: str, height: int, link: str | None = None) -> None:
-    """A picture of the upper part of a page, 1,200 pixels wide and of few colours, so that it stays small."""
+    """Save the top of a page as `name`.png, 1,200 × `height` pixels; 256 colours keep the file small."""
     page.set_viewport_size({"width": 1200, "height": height})
-    page.goto("about:blank")  # the visualiser does not follow a change of what is behind the #
+    page.goto("about:blank")  # the visualiser ignores a change of the URL fragment alone
     page.goto(url)
     if link:
         page.get_by_role("link", name=link).first.click()
     page.wait_for_load_state("networkidle")
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    # The colours of small signs are kept too.
+    # MAXCOVERAGE also keeps the colours of small icons.
     picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     picture.save(Path(__file__).with_name(f"{name}.png"), optimize=True)
 

@@ -1,1 +1,1 @@
-"""Faults really injected into real runs, and what the lake must be like afterwards. See README.md."""
+"""Inject real faults into real runs and check the lake afterwards. See README.md."""

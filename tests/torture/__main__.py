@@ -1,4 +1,4 @@
-"""Torture lakes and print the result as the Markdown table of tests/torture/README.md.
+"""Torture lakes and print the results as the Markdown table in tests/torture/README.md.
 
 usage: scripts/torture [family …] [--seed N] [--short]
 """
@@ -29,11 +29,11 @@ def main() -> int:
         prog="scripts/torture", description="Torture lakes and print a table of the results."
     )
     parser.add_argument("family", nargs="*", help=f"what to do; everything where none is named: {', '.join(families)}")
-    parser.add_argument("--seed", type=int, default=1, help="what is drawn depends on it alone (1)")
-    parser.add_argument("--short", action="store_true", help="a sample of each, in minutes")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices (1)")
+    parser.add_argument("--short", action="store_true", help="run a sample of each family, in minutes")
     arguments = parser.parse_args()
     if unknown := set(arguments.family) - set(families):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(families)}")
+        parser.error(f"unknown family {', '.join(sorted(unknown))}; expected {', '.join(families)}")
     missing = calls.supported()
     rows, lines = [], []
     for family in arguments.family or families:

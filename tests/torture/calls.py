@@ -1,9 +1,8 @@
-"""Processes that are asked about before each of their system calls.
+"""Intercept a process's system calls.
 
-A child is forked whose calls to the file system stop until the parent has said what becomes of them: they happen, they
-fail with an error, or the child dies there and then. The kernel does the asking (seccomp's user notifications), for
-all threads and libraries of the child alike, so nothing that DuckDB or Arrow write by themselves goes unseen; neither
-a tracer nor privileges are needed. Linux on x86-64 alone.
+Each file system call of a forked child blocks until the parent decides: let it happen, make it fail with an error, or
+kill the child on the spot. The kernel reports the calls (seccomp user notifications) of all threads and libraries, so
+writes by DuckDB and Arrow are caught too. This needs neither a tracer nor privileges, and works only on Linux x86-64.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-# Not close: whatever it answers, the descriptor is closed, and a call that fails here does not happen.
-# Number, and which arguments are what: d is a descriptor, p a path, @ the directory a path is relative to, a the
-# address and n the length of a buffer, o an offset, f flags.
+# The number and the kinds of arguments of each call: d a descriptor, p a path, @ the directory that a path is relative
+# to, a the address and n the length of a buffer, o an offset, f flags.
+# close is not listed: the kernel closes the descriptor even if it returns an error, but a call failed here never runs.
 X86_64 = {
     "write": (1, "dan"), "pwrite64": (18, "dano"), "writev": (20, "d"), "pwritev": (296, "d"), "pwritev2": (328, "d"),
     "open": (2, "pf"), "openat": (257, "@pf"), "creat": (85, "p"), "ftruncate": (77, "do"), "truncate": (76, "po"),
@@ -42,7 +41,7 @@ READING = ("read", "pread64", "readv", "preadv", "getdents64", "flock")
 LOOKING = ("stat", "lstat", "newfstatat", "statx")
 MUTATING = tuple(name for name in X86_64 if name not in READING + LOOKING)
 WRITES = ("write", "pwrite64", "sendfile")
-"""Those whose data can be told; nothing here uses the others."""
+"""The calls whose data can be read; nothing here uses the others."""
 OPENS = ("open", "openat", "creat")
 
 AUDIT_ARCH = 0xC000003E
@@ -57,7 +56,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Call:
-    """A system call that is about to happen."""
+    """A system call, before it happens."""
 
     name: str
     thread: int
@@ -70,7 +69,7 @@ class Call:
 
     @cached_property
     def paths(self) -> list[str]:
-        """The files it is about, absolute."""
+        """The absolute paths of the files it operates on."""
         kinds = X86_64[self.name][1]
         found, base = [], ""
         for kind, value in zip(kinds, self.arguments, strict=False):
@@ -93,14 +92,14 @@ class Call:
 
     @property
     def changes(self) -> bool:
-        """Whether the disk may be another afterwards."""
+        """Whether the call can change the disk."""
         if self.name in ("open", "openat"):
             return bool(self.flags & (os.O_TRUNC | os.O_CREAT))
         return self.name in MUTATING
 
     @property
     def data(self) -> bytes:
-        """What is about to be written."""
+        """The bytes to be written."""
         assert self.name in WRITES, self.name
         if self.name != "sendfile":
             return self._memory(self.arguments[1], self.arguments[2])
@@ -111,7 +110,7 @@ class Call:
 
     @property
     def offset(self) -> int:
-        """Where it is about to be written."""
+        """The offset to be written at."""
         if self.name == "pwrite64":
             return self.arguments[3]
         known = self._fdinfo(self.arguments[0])
@@ -120,7 +119,7 @@ class Call:
         return int(known["pos"])
 
     def do_half(self) -> None:
-        """Write the first half of the data in the caller's stead: a write that power or death cut short."""
+        """Write the first half of the data on the caller's behalf, like a write cut short by a power cut or a kill."""
         offset, data = self.offset, self.data
         descriptor = os.open(f"/proc/{self.thread}/fd/{self.arguments[0]}", os.O_WRONLY)
         try:
@@ -145,7 +144,7 @@ class Call:
 
     def _text(self, address: int) -> str:
         read = b""
-        while b"\0" not in read:  # not beyond the page: the next one may not be there
+        while b"\0" not in read:  # never across a page boundary: the next page may not be mapped
             piece = self._memory(address + len(read), 4096 - (address + len(read)) % 4096)
             if not piece:
                 break
@@ -157,18 +156,19 @@ class Call:
 
 
 def supported() -> str | None:
-    """Why calls cannot be asked about on this machine; None where they can."""
+    """Return why this machine cannot intercept calls, or None if it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "needs Linux on x86-64"
     try:
         supervise(lambda: None, lambda call: None, ["/nowhere"], 10)
     except OSError as error:
-        return f"the kernel does not let a process be asked about its calls: {error.strerror}"
+        return f"the kernel does not allow intercepting system calls: {error.strerror}"
     return None
 
 
 Decide = Callable[[Call], "str | int | None"]
-"""Of a call: None lets it happen, KILL ends the process before it, HALF amid it (of a write), a number is its error."""
+"""Returns None to let a call happen, KILL to kill the process before it, HALF to kill it in the middle of a write, or
+the errno that the call fails with."""
 
 
 def supervise(
@@ -178,10 +178,10 @@ def supervise(
     timeout: float,
     names: Sequence[str] = MUTATING,
 ) -> int:
-    """Run `function` in a forked child, deciding on each of its calls of these names to files below `roots`.
+    """Run `function` in a forked child, and ask `decide` about each of the named calls on files below `roots`.
 
-    Returns the child's exit code, negative where a signal ended it. A child that outlives the timeout is killed, and
-    TimeoutError raised.
+    Returns the child's exit code, or minus the signal that ended it. Kills a child that exceeds `timeout` (seconds) and
+    raises TimeoutError.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -266,7 +266,7 @@ def _answer(pid: int, listener: int, decide: Decide, roots: tuple[str, ...], dea
 
 
 def _install(numbers: Sequence[int]) -> int:
-    """Have the kernel ask about these calls from now on, of this thread and all it starts; returns the listener."""
+    """Have the kernel report these calls from now on, in this thread and those it starts; return the listener."""
 
     def step(code: int, yes: int, no: int, value: int) -> bytes:
         return struct.pack("HBBI", code, yes, no, value)
@@ -278,7 +278,7 @@ def _install(numbers: Sequence[int]) -> int:
     program += allow + ask
     buffer = ctypes.create_string_buffer(program)
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer)))
-    if _libc.prctl(38, 1, 0, 0, 0):  # no new privileges: what makes it allowed to everybody
+    if _libc.prctl(38, 1, 0, 0, 0):  # no_new_privs, required of an unprivileged process
         raise OSError(ctypes.get_errno(), "no_new_privs")
     listener = _libc.syscall(SYS_SECCOMP, 1, 8, header)
     if listener < 0:

@@ -1,4 +1,4 @@
-"""Clocks that are set back, stand still, or pass midnight and the end of February."""
+"""Clocks that go back, stand still, or pass midnight and the end of February."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lakejobs.pages import docs
 from torture.lakes import Place, Row, Workshop, ask, differences, fork, sale, seeded, wait
 
 MODULES = (docs, gold, partitions)
-"""Those that ask what time it is."""
+"""The modules that read the clock."""
 
 
 def at(moments: Iterator[dt.datetime], command: Callable[[], None]) -> Callable[[], None]:
-    """A command under a clock of its own, for a forked child."""
+    """Wrap a command, for a forked child, so that its clock returns these moments in turn."""
 
     class Clock(dt.datetime):
         @classmethod
@@ -61,7 +61,7 @@ def clocks(short: bool, seed: int) -> Iterator[Row]:
 
 
 def after_each(workshop: Workshop, moments: list[dt.datetime]) -> list[str]:
-    """A delivery and a run at each moment: the newest snapshot is always of the last run, and none is overwritten."""
+    """Deliver and run at each moment. Each run's snapshot must sort last, and none may be overwritten."""
     place, violations, lines = workshop.new().create(), [], []
     fresh = workshop.new().create()
     for number, moment in enumerate(moments):
@@ -98,7 +98,10 @@ def newest_orders(root: str) -> int:
 
 
 def days(place: Place) -> tuple[list[str], int]:
-    """Where moments around midnight and the end of February belong to. Returns what is wrong, and the moments tried."""
+    """Check the partition of timestamps around midnight and the end of February.
+
+    Returns the violations and the number of timestamps checked.
+    """
     expected = {
         "2024-02-28T23:59:59.999999": "2024-02-28",
         "2024-02-29T00:00:00": "2024-02-29",
@@ -109,19 +112,19 @@ def days(place: Place) -> tuple[list[str], int]:
         "2024-02-29T23:30:00-01:00": "2024-03-01",
         "2023-12-31T23:59:59.999999": "2023-12-31",
         "2024-01-01T00:00:00+00:00": "2024-01-01",
-        # There is no such day or hour: these stay where they landed.
+        # No such day or hour exists: these rows go to their landing date.
         "2023-02-29T12:00:00": "2024-03-01",
         "2024-02-30": "2024-03-01",
         "2024-02-29T24:00:00": "2024-03-01",
         "2016-12-31T23:59:60": "2024-03-01",
-        # A file may hold events up to the day after the one its name says, whenever it came.
+        # A file may hold events up to the day after the date in its name, whenever it is delivered.
         "2024-03-02T23:59:59": "2024-03-02",
         "2024-03-03T00:00:00": "2024-03-01",
         "9999-12-31T23:59:59.999999": "2024-03-01",
     }
     line = "S{},{},C1,P1,Lamp,Home,1,5.00,5.00,card,completed".format
     place.deliver("sales", "sales_20240301_000000.csv", [line(n, moment) for n, moment in enumerate(expected)])
-    # A stamp that is no moment is no stamp: the file's date counts, and both are there.
+    # An impossible date in a name is not a stamp: the file's modification date counts, and both files land.
     place.deliver("sales", "sales_20230229_120000.csv", [line(100, "2024-02-29T10:00:00")])
     place.deliver("sales", "sales_20240229_120000.csv", [line(101, "2024-02-29T10:00:00")])
     code = place.run()
@@ -135,7 +138,7 @@ def days(place: Place) -> tuple[list[str], int]:
 
 
 def partitions(root: str) -> dict[str, str]:
-    """The partition of each sale."""
+    """Map each sale to the date of its partition."""
     import pyarrow.parquet as pq
 
     found = {}

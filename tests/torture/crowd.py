@@ -1,4 +1,4 @@
-"""Many at once: runs, generators and readers on the same lake."""
+"""Several runs, generators and readers at once on the same lake."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def one_round(workshop: Workshop, runs: int, seed: int, number: int) -> list[str
 
 
 def land(place: Place, seed: int, number: int, batches: range) -> None:
-    """Land a few files of every domain, moments apart; keys never repeat, so no row may ever be lost or doubled."""
+    """Land files of every domain at short intervals. Keys never repeat, so no row may be lost or appear twice."""
     chance = seeded(seed, "crowd", number)
     for batch in range(batches.stop):
         moment = DAY + dt.timedelta(days=chance.randrange(3), minutes=batch)
@@ -73,7 +73,7 @@ def land(place: Place, seed: int, number: int, batches: range) -> None:
         if batch not in batches:
             continue
         if batches.start:
-            time.sleep(pause)  # the moment is what is drawn
+            time.sleep(pause)  # the pause is random on purpose
         stamp = f"{moment:%Y%m%d_%H%M%S}"
         keys = range(100 * batch, 100 * batch + 20)
         spread = [moment - dt.timedelta(days=key % 2) for key in keys]
@@ -87,7 +87,7 @@ def land(place: Place, seed: int, number: int, batches: range) -> None:
 
 
 def read_until(place: Place, kind: str, stop: Path) -> None:
-    """Read the lake by plain globs again and again; says what is wrong, and at last how often it read."""
+    """Read the lake by plain globs in a loop; print every violation, and finally the number of reads."""
     times, most = 0, dict.fromkeys(DOMAINS, 0)
     while not stop.exists() or times == 0:
         for domain in DOMAINS:
@@ -95,7 +95,7 @@ def read_until(place: Place, kind: str, stop: Path) -> None:
                 continue
             try:
                 rows, keys = (by_duckdb if kind == "duckdb" else by_pandas)(place, domain)
-            except Exception as error:  # noqa: BLE001 - whatever a reader stumbles over
+            except Exception as error:  # noqa: BLE001 - any error of a reader is a violation
                 print(f"{domain}: {type(error).__name__}: {error}".replace("\n", " "))
                 continue
             times += 1

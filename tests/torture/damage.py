@@ -1,4 +1,4 @@
-"""Files that change behind the lake's back: cut off, with flipped bits, exchanged; of every kind there is."""
+"""Files of every kind that change behind the lake's back: truncated, with flipped bits, or replaced."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Harm = Callable[[bytes, random.Random], bytes]
 
 
 def cut(number: int) -> Harm:
-    """Truncated at one of the offsets."""
+    """Truncate at one of OFFSETS evenly spaced offsets."""
     return lambda content, chance: content[: number * len(content) // OFFSETS]
 
 
 def flip(content: bytes, chance: random.Random) -> bytes:
-    """One bit flipped."""
+    """Flip one bit."""
     harmed = bytearray(content)
     harmed[chance.randrange(len(harmed))] ^= 1 << chance.randrange(8)
     return bytes(harmed)
 
 
 def damages(short: bool, seed: int) -> Iterator[Row]:
-    """Damage files of a kind, run, and compare. Several files are damaged at once, each in its way."""
+    """Damage several files of a kind at once, each in a different way; run, and compare."""
     with Workshop() as workshop:
         base = workshop.new().create()
         three_days(base)
@@ -66,7 +66,7 @@ def harm_and_run(
     while harms:
         place = base.copy(workshop.new().root)
         place.log.unlink()
-        # Learned again of the copy, so that what is damaged now was known as whole.
+        # Let the caches learn the copied files while they are whole.
         assert place.run() == 0
         found = sorted(place.root.glob(KINDS[kind]))
         if kind == "gold":
@@ -88,7 +88,7 @@ def harm_and_run(
 
 
 def after_damaged_validations(place: Place, files: list[Path]) -> list[str]:
-    """Results are kept for people: a damaged one is named, and shown no more."""
+    """A damaged result is not rebuilt: a run must name it and no longer show it."""
     add_rule(place, "sales", NEW_RULES["sales"])
     violations = []
     if place.run() or "Traceback" in place.said():
@@ -106,7 +106,7 @@ def after_damaged_validations(place: Place, files: list[Path]) -> list[str]:
 
 
 def changed_bronze(short: bool, seed: int) -> Iterator[Row]:
-    """Bronze bytes changed behind the lake's back, by whoever keeps size and modification date as they were."""
+    """Change bytes of a bronze file behind the lake's back, keeping its size and modification date."""
     row = Row("a bronze file changed, its size and modification date kept", seed)
     with Workshop() as workshop:
         for facts in (True, False):

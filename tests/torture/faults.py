@@ -1,4 +1,4 @@
-"""Storage that fails: full, broken, read-only, out of descriptors; at each call in turn, and a real small disk."""
+"""Storage that is full, broken, read-only or out of descriptors: at each call in turn, and on a real small disk."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from torture.lakes import (
 from torture.scenarios import SCENARIOS, Prepared
 
 MOST = 100
-"""Of the calls that only look, so many meet a fault, at random; of those that write, all do."""
+"""How many of the calls that only read get a fault, chosen at random; every call that writes gets one."""
 WHERE = ("datalake", "local_output", "expectations")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An error that calls of some names meet: one call alone, or all from one on."""
+    """An error for calls of some names: for a single call, or (`lasting`) for all calls from one on."""
 
     error: int
     names: tuple[str, ...]
@@ -67,14 +67,14 @@ def at_every_call(short: bool, seed: int) -> Iterator[Row]:
 
 
 def concerns(fault: Fault, call: calls.Call) -> bool:
-    """Whether a call can meet the fault: a file that is only read cannot meet a full disk."""
+    """Whether the fault can happen to a call: reading cannot fail because the disk is full."""
     if fault.names == calls.MUTATING:
         return call.changes and not (fault.error == errno.ENOSPC and call.name in ("unlink", "unlinkat", "rmdir"))
     return call.name in fault.names
 
 
 def count(prepared: Prepared, fault: Fault) -> int:
-    """How many calls of a run can meet the fault."""
+    """Count the calls of a run that the fault can happen to."""
     place, seen = prepared.place(), 0
 
     def decide(call: calls.Call) -> None:
@@ -110,7 +110,7 @@ def fail_at(prepared: Prepared, fault: Fault, number: int) -> list[str]:
 
 
 def judge(prepared: Prepared, place: Place, found: dict, code: int, said: str) -> list[str]:
-    """What is wrong after a run on failing storage and a rerun on storage that is well again."""
+    """Return the violations after a run on failing storage and a rerun on healthy storage."""
     violations = found["before"]["troubles"] + is_old_or_new(found["before"]["content"], prepared.old, prepared.new)
     if code < 0:
         violations.append(f"the run was ended by signal {-code}")
@@ -124,7 +124,7 @@ def judge(prepared: Prepared, place: Place, found: dict, code: int, said: str) -
 
 
 def clear(said: str) -> bool:
-    """Whether what was said names a file or directory of the lake and the reason."""
+    """Whether the message names a file or directory of the lake and the reason."""
     return bool(
         re.search(r"cannot \w+ .*(datalake|local_output|expectations).*: \w|expectations.*cannot be read", said)
     )
@@ -134,7 +134,7 @@ def clear(said: str) -> bool:
 
 
 def real_disks(short: bool, seed: int) -> Iterator[Row]:
-    """Lakes on a file system of their own, too small or read-only: needs to be allowed to mount one."""
+    """Lakes on their own file system that is too small or read-only. Needs permission to mount."""
     with Workshop() as workshop:
         prepared = Prepared(SCENARIOS[1], workshop)
         if not mount(workshop.new().root, "size=64k"):
@@ -156,7 +156,7 @@ def mount(directory: os.PathLike[str], options: str) -> bool:
 
 
 def small_disk(prepared: Prepared, workshop: Workshop, kilobytes: int) -> list[str]:
-    """A lake on a disk of this size; then the disk grows."""
+    """Run a lake on a disk of this size, then grow the disk and run again."""
     root = workshop.new().root
     assert mount(root, f"size={kilobytes}k")
     try:
@@ -186,7 +186,7 @@ def read_only_disk(prepared: Prepared, workshop: Workshop) -> list[str]:
         violations += differences(found, prepared.old)
         after = ask(see_run_see, str(place.root))
         violations += judge(prepared, place, after, code, said)
-        # A lake that is complete can be asked whether it is.
+        # A run with nothing to do works on a read-only disk.
         subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
         if place.run():
             violations.append(f"a run with nothing to do failed on a read-only disk: {place.said()[-500:]}")

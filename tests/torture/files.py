@@ -1,4 +1,4 @@
-"""CSV files of every kind that is met: each record is accounted for, or the file is reported as rejected."""
+"""CSV files of every kind seen in practice: every record is accounted for, or the file is reported as rejected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torture.lakes import HEADERS, Place, Row, Workshop, ask, fork, read_footer,
 from torture.lakes import wait as wait_for
 
 CONSTANT = 512 << 20
-"""Bytes a run may need besides: chunks, and what the engine keeps of them."""
+"""Extra bytes a run may need for chunks and what the engine keeps of them."""
 HEADER = HEADERS["sales"]
 COLUMNS = HEADER.split(",")
 TEXT_COLUMNS = ["sale_id", "customer_id", "product_id", "product_name", "category", "payment_method", "status"]
@@ -74,7 +74,7 @@ def table(rows: list[list[str]], **dialect: Any) -> bytes:
 
 
 def corpus() -> dict[str, tuple[bytes, int | str | None]]:
-    """Files by what is in them, and how many records each holds (None: however many), or that it is rejected."""
+    """Files by description, each with its expected number of records (None: any), or REJECTED."""
     lines = [HEADER, row("a"), row("b"), row("c")]
     plain = "\n".join(lines) + "\n"
     archive = io.BytesIO()
@@ -154,7 +154,7 @@ def corpus() -> dict[str, tuple[bytes, int | str | None]]:
 
 
 def dialects(short: bool, seed: int) -> Iterator[Row]:
-    """One file a lake, so that each has to stand for itself."""
+    """Deliver one file to each lake, so that files cannot affect each other."""
     made = corpus()
     names = sorted(made)
     if short:
@@ -199,7 +199,7 @@ def trouble(place: Place, code: int) -> list[str]:
 
 
 def account(root: str, with_text: bool = False) -> dict[str, Any]:
-    """What became of each sales file and each record: all of them must have a fate, and no more than one."""
+    """Account for every sales file and record: each record must have exactly one fate."""
     import pyarrow.parquet as pq
 
     place, violations, files = Place(root), see(root)["troubles"], []
@@ -281,7 +281,7 @@ def marked(root: str) -> dict[str, dict[str, str]]:
 
 
 def giants(short: bool, seed: int) -> Iterator[Row]:
-    """Files that are long in one direction. A run may need twenty times their size beside what every run needs."""
+    """Files with one huge dimension. A run may need twenty times their size on top of what a small run needs."""
     megabytes = 5 if short else 100
     columns = 20_000 if short else 100_000
     size = megabytes << 20
@@ -329,7 +329,7 @@ def giants(short: bool, seed: int) -> Iterator[Row]:
 
 
 def run_and_measure(place: Place) -> tuple[int, int]:
-    """Exit code and peak memory in bytes of a run."""
+    """Run, and return the exit code and the peak memory in bytes."""
     answer = place.root / "peak"
 
     def run() -> int:
@@ -378,7 +378,7 @@ TOKEN = re.compile(r"t\d+q")
 
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
-    """A header and what follows it: fields with a token each, in all kinds of frames, and bytes thrown in."""
+    """A header, then fields with tokens in all kinds of quoting, with random bytes in between."""
     made, number = b"", 0
     for _ in range(draw(st.integers(0, 12))):
         fields = []
@@ -398,11 +398,11 @@ FILES = st.lists(
     min_size=15,
     max_size=25,
 )
-"""What lands in one lake."""
+"""The files that land in one lake."""
 
 
 def fuzz(short: bool, seed: int) -> Iterator[Row]:
-    """Files drawn by hypothesis, many to a lake. Every token is found again, or its file is rejected."""
+    """Files drawn by hypothesis, many to a lake. Every token must be in silver, or its file rejected."""
     result = Row("files drawn by hypothesis, bytes and fields in odd frames", seed)
     with Workshop() as workshop:
 
@@ -425,7 +425,7 @@ def fuzz(short: bool, seed: int) -> Iterator[Row]:
 
 def land_all(place: Place, files: list[bytes]) -> list[str]:
     for number, content in enumerate(files):
-        # Each on a day of its own: what another file holds must not matter.
+        # A separate landing date for each, so that files cannot affect each other.
         place.deliver("sales", f"sales_202601{1 + number:02d}_120000.csv", content)
     code = place.run()
     violations = trouble(place, code)

@@ -1,4 +1,4 @@
-"""A day on a schedule: every hour files of every domain and a run, through a luigid with its default configuration."""
+"""A day on a schedule: each hour brings files of every domain and a run through a luigid with default settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torture.lakes import Row, Workshop
 from torture.life import BASE, HEADERS, PREFIXES, ChangeSuite, Deliver, Run, Step, Twice, Violation, live
 
 OLDER = (0, 1, 2, 5, 9)
-"""How many days ago the events of a file are."""
+"""The age of a file's events, in days."""
 
 
 def hour(number: int) -> list[Step]:
-    """A file of every domain, with rows of today, of yesterday and of older days, and one of the hour before again."""
+    """Deliver a file of every domain with rows of today, yesterday and older days, and one row of the previous hour
+    again."""
     moment = BASE + dt.timedelta(hours=number)
     steps: list[Step] = []
     for domain, prefix in PREFIXES.items():
@@ -40,15 +41,15 @@ def age(moment: dt.datetime) -> int:
 
 
 def correction(number: int) -> Deliver:
-    """Of a sale of the hour before: its key and moment, another quantity, in a file that sorts before all others."""
+    """Correct the quantity of a sale of the previous hour: same key and timestamp, in a file whose name sorts first."""
     moment = BASE + dt.timedelta(hours=number - 1)
     corrected = line("sales", f"s{number - 1}-0", moment, quantity=7)
     return Deliver("sales", "a correction.csv", (HEADERS["sales"], corrected), age(moment + dt.timedelta(minutes=30)))
 
 
 def day(hours: int) -> list[Step]:
-    """A rule changes in one hour, and a correction comes in another. Some runs are commands of their own, as all are
-    in life; the others are forks, which take less time."""
+    """A day in which a rule changes at one hour and a correction comes at another. Some runs are separate commands, as
+    in production; the others are forks, which are faster."""
     steps: list[Step] = []
     for number in range(hours):
         steps += hour(number)
@@ -71,11 +72,11 @@ def hours(short: bool, seed: int) -> Iterator[Row]:
     many, rounds = (4, 1) if short else (24, 12)
     for injected, count, steps in (
         (
-            "an hour: new, late and repeated rows of every domain, then a run through a luigid as it comes",
+            "an hour: new, late and repeated rows of every domain, then a run through a luigid with default settings",
             many,
             day(many),
         ),
-        ("two runs at once through a luigid as it comes", rounds, crowded(rounds)),
+        ("two runs at once through a luigid with default settings", rounds, crowded(rounds)),
     ):
         row = Row(injected, seed)
         with Workshop() as workshop:

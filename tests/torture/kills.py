@@ -1,4 +1,4 @@
-"""Runs that are killed: before, amid and after each call that changes the disk, and at any moment."""
+"""Runs killed before, amid and after each call that changes the disk, and at random moments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from torture.scenarios import DAY, SCENARIOS, Prepared
 
 
 def at_every_call(short: bool, seed: int) -> Iterator[Row]:
-    """Kill a run before and amid each call in turn, then look, run again and compare with a run never killed."""
+    """Kill a run before and amid each call in turn; then read, run again, and compare with a run never killed."""
     for scenario in SCENARIOS:
         with Workshop() as workshop:
             prepared = Prepared(scenario, workshop)
@@ -41,8 +41,8 @@ def at_every_call(short: bool, seed: int) -> Iterator[Row]:
 
 
 def kill_points(prepared: Prepared) -> list[tuple[int, str]]:
-    """Every place of a run to be killed at: the number of a call, and before it or amid it. Killed after a call is
-    killed before the next one; after the last one there is nothing left to be killed."""
+    """Every point to kill a run at: the number of a call, and before or amid it. After a call is before the next one;
+    after the last call nothing is left to interrupt."""
     place, points = prepared.place(), []
 
     def count(call: calls.Call) -> None:
@@ -67,7 +67,7 @@ def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
         return how if how == calls.KILL or call.name in calls.WRITES else calls.KILL
 
     code = calls.supervise(place.command(), decide, [f"{place.root}/datalake"], TIMEOUT)
-    # A run is not quite the same twice; one that made fewer calls has ended by itself.
+    # Two runs do not make exactly the same calls; one that made fewer ends without being killed.
     if code not in (0, -signal.SIGKILL):
         return [f"the run ended with {code}: {place.said()[-1000:]}"]
     found = ask(see_run_see, str(place.root))
@@ -75,7 +75,7 @@ def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
         *found["before"]["troubles"],
         *is_old_or_new(found["before"]["content"], prepared.old, prepared.new),
         *after(found, prepared.new, place.said()),
-        # What spilled goes with the next run that has work for the engine.
+        # Spill directories are removed by the next run that uses the engine.
         *(f"{name} is left behind" for name in place.leftovers() if "_tmp-spill_" not in name),
     ]
     place.remove()
@@ -86,7 +86,7 @@ def kill_at(prepared: Prepared, point: tuple[int, str]) -> list[str]:
 
 
 def at_any_moment(short: bool, seed: int) -> Iterator[Row]:
-    """Kill runs at random moments: first ones, runs that recover from a kill, and one or both of two at once."""
+    """Kill runs at random moments: first runs, runs that recover from a kill, and one or both of two parallel runs."""
     rounds = 3 if short else 60
     row = Row("SIGKILL at a random moment, during recovery and of one or both of two runs", seed)
     kills = 6 if short else 10
@@ -96,7 +96,7 @@ def at_any_moment(short: bool, seed: int) -> Iterator[Row]:
 
 
 def random_kills(workshop: Workshop, seed: int, number: int, kills: int) -> list[str]:
-    """One lake: files arrive, runs are killed, runs that recover are killed, and at last one is let through."""
+    """In one lake, deliver files and kill runs, also while they recover; finally let one run finish."""
     chance = seeded(seed, "kills", number)
     place, delivered, violations = workshop.new().create(), 0, []
     killed = 0
@@ -106,11 +106,11 @@ def random_kills(workshop: Workshop, seed: int, number: int, kills: int) -> list
             delivered += 1
         pids = [place.start() for _ in range(chance.choice([1, 1, 2]))]
         for pid in pids[: chance.choice([1, 2])]:
-            # The moment is what is drawn here, so it is waited for.
+            # The time of the kill is random on purpose.
             time.sleep(chance.uniform(0, 0.9 * len(pids)) * chance.choice([0.3, 1]))
             os.kill(pid, signal.SIGKILL)
         codes = [wait(pid) for pid in pids]
-        killed += codes.count(-signal.SIGKILL)  # the others had ended by themselves
+        killed += codes.count(-signal.SIGKILL)  # the others had already ended
         if set(codes) - {0, -signal.SIGKILL}:
             violations.append(f"a run that was let through ended with {codes}: {place.said()[-1000:]}")
         violations += place.look()["troubles"]

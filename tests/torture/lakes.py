@@ -1,7 +1,7 @@
-"""Lakes to be tortured: how they are filled, run in forked processes, and looked at.
+"""Lakes to torture: fill them, run them in forked processes, and read them.
 
-Everything is imported here, once. A run is a fork of this process (a few milliseconds instead of seconds), so this
-process itself never queries, validates or reads Parquet: a fork of a process with threads at work could hang.
+Everything is imported here, once, so that a run is a fork of this process (milliseconds instead of seconds). This
+process itself never queries, validates or reads Parquet, because forking a process with running threads could hang.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).parent.parent.parent
-# Threads of a library that this process imports but does not use.
+# Keep OpenBLAS, which is imported but not used, from starting threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
-# Read when Luigi is imported.
+# Luigi reads this when it is imported.
 os.environ["LUIGI_CONFIG_PATH"] = str(PROJECT / "luigi.cfg")
 
-import duckdb  # noqa: F401 - so that forks need not
+import duckdb  # noqa: F401 - so that forks need not import it
 import luigi.cmdline
-import pandas  # noqa: F401 - so that forks need not
+import pandas  # noqa: F401 - so that forks need not import it
 import pyarrow.parquet as pq
 
 import lakejobs  # noqa: F401
@@ -53,12 +53,12 @@ HEADERS = {name: ",".join(domain.columns) for name, domain in DOMAINS.items()}
 NOTHING_TO_DO = "Did not run any tasks"
 NOT_COMPARED = ("processed_at", "generated_at")
 TIMEOUT = 120
-"""Seconds that no run of a small lake takes: one that does hangs."""
+"""Seconds after which a run of a small lake counts as hanging."""
 
 
 @dataclass
 class Row:
-    """One line of the table: what was injected, how often, and what went wrong."""
+    """One line of the result table: what was injected, how often, and the violations."""
 
     injected: str
     seed: int
@@ -78,7 +78,7 @@ def say(text: str) -> None:
 
 
 def fork(function: Callable[[], object], output: str | Path = os.devnull) -> int:
-    """Run a function in a forked child, its output to a file; returns the process id."""
+    """Run a function in a forked child with its output in a file; return the process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -88,7 +88,7 @@ def fork(function: Callable[[], object], output: str | Path = os.devnull) -> int
         code = int(function() or 0)  # type: ignore[call-overload]
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001 - told, and the exit code says it
+    except BaseException:  # noqa: BLE001 - printed, and reported by the exit code
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -104,7 +104,7 @@ def redirect(output: str | Path) -> None:
 
 
 def wait(pid: int, timeout: float = TIMEOUT) -> int:
-    """The exit code of a child, negative where a signal ended it. Raises TimeoutError where it hangs."""
+    """Return a child's exit code, or minus the signal that ended it. Kills a child that hangs; raises TimeoutError."""
     import select
 
     descriptor = os.pidfd_open(pid)
@@ -119,7 +119,7 @@ def wait(pid: int, timeout: float = TIMEOUT) -> int:
 
 
 def ask(function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT) -> Any:
-    """What a function returns (JSON) in a forked child."""
+    """Call a function in a forked child and return its result, which must fit JSON."""
     with tempfile.NamedTemporaryFile() as answer, tempfile.NamedTemporaryFile() as output:
 
         def child() -> None:
@@ -133,14 +133,14 @@ def ask(function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT)
 
 
 def spread(function: Callable[[Any], Iterable[str]], items: Sequence[Any], jobs: int = 2) -> list[str]:
-    """Call a function with every item, in a few processes at once; returns the violations of all."""
+    """Call a function with every item, in `jobs` parallel processes; return all violations."""
 
     def share(first: int) -> list[str]:
         found: list[str] = []
         for item in items[first::jobs]:
             try:
                 found += [f"{item}: {violation}" for violation in function(item)]
-            except Exception as error:  # noqa: BLE001 - what does not get through is a violation too
+            except Exception as error:  # noqa: BLE001 - any exception is a violation too
                 found.append(f"{item}: {type(error).__name__}: {error}")
         return found
 
@@ -164,21 +164,21 @@ def spread(function: Callable[[Any], Iterable[str]], items: Sequence[Any], jobs:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One of the lake's JSON files."""
+    """Read one of the lake's JSON files."""
     content = documents.read_json(LocalStore(str(path.parent)), path.name)
     assert content is not None, path
     return content
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """The lake's entry in a Parquet file's footer."""
+    """Read the lake's entry in a Parquet file's footer."""
     content = footer.read_footer(LocalStore(str(path.parent)), path.name)
     assert content is not None, path
     return content
 
 
 class Place:
-    """A directory with a lake, its staging and its suites in it."""
+    """A directory with a lake, its staging and its suites."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -197,7 +197,7 @@ class Place:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def deliver(self, domain: str, name: str, content: bytes | Sequence[str]) -> None:
-        """Stage a file, given by its bytes or by the lines below the domain's header."""
+        """Stage a file: its bytes, or its lines without the domain's header."""
         if not isinstance(content, bytes):
             content = "".join(f"{line}\n" for line in (HEADERS[domain], *content)).encode()
         path = self.root / "local_output" / domain / name
@@ -218,7 +218,7 @@ class Place:
             os.rename(f"{path}.part", path)
 
     def command(self, *arguments: str) -> Callable[[], None]:
-        """`luigi --module lakejobs GoldAll --local-scheduler`, for a forked child; it ends with Luigi's exit code."""
+        """`luigi --module lakejobs GoldAll --local-scheduler` for a forked child; it exits with Luigi's exit code."""
 
         def run() -> None:
             os.chdir(self.root)
@@ -227,7 +227,7 @@ class Place:
             try:
                 luigi.cmdline.luigi_run(["--module", "lakejobs", *(arguments or ("GoldAll",)), "--local-scheduler"])
             finally:
-                atexit._run_exitfuncs()  # a fork ends without them, a command does not
+                atexit._run_exitfuncs()  # a fork exits without calling them, a command does not
 
         return run
 
@@ -235,15 +235,15 @@ class Place:
         return fork(self.command(*arguments))
 
     def run(self, *arguments: str, timeout: float = TIMEOUT) -> int:
-        """Run and wait; returns the exit code."""
+        """Run, wait, and return the exit code."""
         return wait(self.start(*arguments), timeout)
 
     def said(self) -> str:
-        """What the runs have said so far."""
+        """The output of all runs so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def look(self) -> dict[str, Any]:
-        """What a reader sees: see `see`."""
+        """What a reader finds: the result of `see`."""
         return ask(see, str(self.root))
 
     def silver_files(self) -> list[Path]:
@@ -257,8 +257,11 @@ class Place:
 
 
 def see(root: str) -> dict[str, Any]:
-    """What plain readers find: `content`, a digest of every silver partition and of the newest snapshot of every gold
-    table, by name; and `troubles`, whatever a reader would stumble over. Only in a forked child."""
+    """Read the lake as a plain reader does. Call it only in a forked child.
+
+    Returns `content`, the digests of every silver partition and of every gold table's newest snapshot, by name; and
+    `troubles`, everything that would fail a reader.
+    """
     content, troubles = {}, []
     for domain in DOMAINS:
         for path in sorted(Path(root).glob(f"datalake/silver/{domain}/**/*.parquet")):
@@ -267,7 +270,7 @@ def see(root: str) -> dict[str, Any]:
                 columns = pq.ParquetFile(path).read().to_pydict()
             except FileNotFoundError:
                 continue
-            except Exception as error:  # noqa: BLE001 - whatever it is, a reader could not read
+            except Exception as error:  # noqa: BLE001 - any error of a reader is a violation
                 troubles.append(f"{name} cannot be read: {error}")
                 continue
             content[name] = digest(columns)
@@ -290,15 +293,14 @@ def see(root: str) -> dict[str, Any]:
 
 
 def digest(columns: dict[str, list[Any]]) -> str:
-    """Of the rows as a set: what a table is compared by."""
+    """Hash the rows regardless of their order, to compare tables."""
     names = [name for name in columns if name not in NOT_COMPARED]
     rows = sorted(map(repr, zip(*(columns[name] for name in names), strict=True)))
     return hashlib.sha256("\n".join([repr(names), *rows]).encode()).hexdigest()[:20]
 
 
 def see_run_see(root: str) -> dict[str, Any]:
-    """What a reader finds, a plain run, and what a reader finds then; and whether another run has nothing more to do.
-    Only in a forked child."""
+    """Read, run, read again, and check that another run has nothing to do. Call it only in a forked child."""
     before, place = see(root), Place(root)
     code = run_here(place)
     after, said = see(root), len(place.said())
@@ -307,7 +309,7 @@ def see_run_see(root: str) -> dict[str, Any]:
 
 
 def run_here(place: Place) -> int:
-    """Run in this very process; returns the exit code."""
+    """Run in this process; return the exit code."""
     try:
         place.command()()
     except SystemExit as end:
@@ -316,7 +318,7 @@ def run_here(place: Place) -> int:
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """What is lost, not wanted, or other than expected."""
+    """Name everything that is missing, surplus or different."""
     return [
         f"{name} is {'missing' if name not in found else 'surplus' if name not in expected else 'other'}"
         for name in sorted({*found, *expected})
@@ -325,7 +327,7 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
 
 
 def after(found: dict[str, Any], expected: dict[str, str], said: str) -> list[str]:
-    """What is wrong after the run of `see_run_see`, which was to leave the lake whole and as expected."""
+    """Return the violations after `see_run_see`, whose run must leave the lake whole and as expected."""
     violations = found["after"]["troubles"] + differences(found["after"]["content"], expected)
     if found["code"]:
         violations.append(f"the rerun ended with {found['code']}: {shown(said)}")
@@ -337,12 +339,12 @@ def after(found: dict[str, Any], expected: dict[str, str], said: str) -> list[st
 
 
 def shown(said: str) -> str:
-    """What matters of a run's log."""
+    """The end of a run's log, before Luigi's summary."""
     return said.rpartition("===== Luigi Execution Summary =====\n\nScheduled")[0][-1500:]
 
 
 def is_old_or_new(found: dict[str, str], old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """What a reader met that is neither as it was before a run nor as it is after it."""
+    """Name everything that a reader found neither as it was before the run nor as it is after it."""
     return [
         f"a reader met {name} neither as before nor as after"
         for name in sorted({*found, *old, *new})
@@ -358,7 +360,7 @@ def add_rule(place: Place, domain: str, rule: dict[str, Any]) -> None:
 
 
 class Workshop:
-    """A temporary directory for the lakes of a family."""
+    """A temporary directory for a family's lakes."""
 
     def __enter__(self) -> Workshop:
         self.directory = tempfile.mkdtemp(prefix="lakejobs-torture-")
@@ -369,7 +371,7 @@ class Workshop:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def new(self) -> Place:
-        """A path for a lake; tells processes apart."""
+        """A path for a lake, unique across processes."""
         self._number += 1
         return Place(f"{self.directory}/{os.getpid()}-{self._number}")
 
@@ -392,5 +394,5 @@ def event(number: int, moment: dt.datetime) -> str:
 
 
 def seeded(seed: int, *about: object) -> random.Random:
-    """Random numbers that depend on nothing but the seed and what they are for."""
+    """Random numbers that depend only on the seed and their purpose."""
     return random.Random(f"{seed} {about}")

@@ -1,7 +1,7 @@
-"""The life of a lake: what people and systems do to it, step by step, held against a model after every run.
+"""The life of a lake: what people and systems do to it, step by step, compared with a model after every run.
 
-hypothesis draws the steps. Where something is wrong, steps and lines are left out for as long as it stays wrong, and
-the script that is left is printed as it would be typed; `python -m torture.life --replay FILE` takes it again.
+hypothesis draws the steps. If a check fails, steps and lines are dropped for as long as it still fails, and the
+shortest script is printed; `python -m torture.life --replay FILE` replays it.
 
 usage: PYTHONPATH=tests python -m torture.life [--seed N] [--lives N] [--without KIND] [--replay FILE]
 """
@@ -41,14 +41,14 @@ from torture.lakes import NOTHING_TO_DO, PROJECT, TIMEOUT, Place, Row, Workshop,
 BASE = dt.datetime(2025, 3, 2, 8)
 """The modification date of a file of age 0."""
 NEVER = dt.datetime(9999, 1, 1)
-"""That of a file from a machine whose clock is wrong."""
+"""The modification date of a file from a machine whose clock is wrong."""
 SECOND, MINUTE, DAY = 1, 60, 86_400
 TABLES = list(model.gold({domain: {} for domain in model.COLUMNS}))
 UP_TO_DATE = "Up to date"
 
 
-class Violation(Exception):  # noqa: N818 - it is one
-    """A lake that is not as the contract says, in one of a few ways."""
+class Violation(Exception):  # noqa: N818 - the word used throughout
+    """A broken promise of the lake; `kind` says which."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -59,7 +59,7 @@ class Violation(Exception):  # noqa: N818 - it is one
 
 
 class Life:
-    """A lake, the log of what happened to it, and what has to come of that."""
+    """A lake, what happened to it so far, and the state it must therefore be in."""
 
     def __init__(self, place: Place, scheduler: str = "local", without: Iterable[str] = ()) -> None:
         self.place, self.scheduler, self.without = place, scheduler, set(without)
@@ -68,10 +68,10 @@ class Life:
         self.deleted: list[model.Delivery] = []
         self.earliest = dt.date(1970, 1, 1)
         self.causes: set[str] = {"new"}
-        """What happened since the lake was complete."""
+        """What happened since the lake was last up to date."""
         self.killed = False
         self.killed_a_client = False
-        """luigid may still wait for a run that was killed."""
+        """luigid may still be waiting for a killed run."""
         self.runs = 0
         self.place.create()
         self.luigid = Luigid(self.place.root / "luigid", scheduler) if scheduler != "local" else None
@@ -81,10 +81,10 @@ class Life:
             self.luigid.stop()
         self.place.remove()
 
-    # -------------------------------------------------------------------------------------------- what the rules use
+    # -------------------------------------------------------------------------------------------- what the steps use
 
     def deliver(self, domain: str, name: str, content: bytes, modified: dt.datetime) -> None:
-        # Where a copy of a renamed file is staged too, nobody could say which of them comes first.
+        # Unstage copies of a renamed file, because their order would be undefined.
         for other in [other for known, other in self.staged if known == domain and other != name]:
             if model.of_name(other)[0] == name:
                 self.unstage(domain, other)
@@ -111,7 +111,7 @@ class Life:
         del self.staged[domain, name]
 
     def pick(self, number: int) -> tuple[str, str] | None:
-        """One of the staged files."""
+        """Pick a staged file by number; None if there is none."""
         names = sorted(self.staged)
         return names[number % len(names)] if names else None
 
@@ -120,7 +120,7 @@ class Life:
         return known[number % len(known)] if known else None
 
     def delete(self, delivery: model.Delivery) -> None:
-        """From bronze. Copies of renamed files leave staging first: which of two copies came first nobody could say."""
+        """Delete a file from bronze. Also unstage its renamed copies, because their order would be undefined."""
         (self.place.root / "datalake" / delivery.path).unlink()
         self.bronze.remove(delivery)
         self.deleted.append(delivery)
@@ -160,14 +160,14 @@ class Life:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
             sys.argv = ["luigi"]
-            # Of every process, and so told apart by luigid; a fork has its parent's.
+            # luigid tells processes apart by this id, which a fork inherits.
             tasks.RUN = uuid.uuid4().hex[:12]
-            # Where it hangs, its log says where.
+            # If the run hangs, its log shows where.
             faulthandler.dump_traceback_later(TIMEOUT // 2)
             try:
                 luigi.cmdline.luigi_run(arguments)
             finally:
-                atexit._run_exitfuncs()  # a fork ends without them, a command does not
+                atexit._run_exitfuncs()  # a fork exits without calling them, a command does not
 
         self.runs += 1
         return fork(run)
@@ -183,7 +183,7 @@ class Life:
             ).returncode  # fmt: skip
 
     def granted(self, run: Callable[[], int]) -> int:
-        """The exit code of a run; after a kill luigid may keep work for the dead, and then a run does without it."""
+        """Return a run's exit code. After a kill luigid may still hold tasks for the dead run; then run without it."""
         code = run()
         if code == 25 and self.killed_a_client:
             luigid, self.luigid = self.luigid, None
@@ -209,8 +209,8 @@ class Life:
         return found
 
     def check_bronze(self, started: dt.datetime, *, whole: bool) -> str:
-        """What is wrong with bronze, which holds what was delivered, byte for byte, and nothing else. Of what is new a
-        part will do where a run was killed."""
+        """Return what is wrong with bronze, which must hold the deliveries byte for byte, and nothing else. After a
+        killed run (`whole` false), new deliveries may be missing."""
         found = {
             str(path.relative_to(self.place.root / "datalake")): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in self.place.root.glob("datalake/bronze/**/*.csv")
@@ -234,7 +234,7 @@ class Life:
         return "; ".join(f"{what} {paths}" for what, paths in troubles.items() if paths)
 
     def capped(self, delivery: model.Delivery, found: dict[str, str], started: dt.datetime) -> model.Delivery | None:
-        """A delivery from the future landed at some moment of the run, which its name in bronze says."""
+        """Find a delivery dated in the future in bronze: its name must say a moment during the run."""
         for path in sorted(found):
             original, moment = model.of_name(path.rpartition("/")[2])
             if original == delivery.original and moment and path.split("/")[1] == delivery.domain:
@@ -244,7 +244,7 @@ class Life:
         return None
 
     def check(self, code: int, bronze: str, before: dict[str, Any], offset: int, causes: set[str]) -> None:
-        """The lake after a GoldAll is what the model says."""
+        """After a GoldAll, the lake must equal the model."""
         seen = ask(see, str(self.place.root))
         troubles = [("bronze", bronze)] * bool(bronze) + list(self.stale(seen))
         if code and troubles:
@@ -253,7 +253,7 @@ class Life:
             self.wrong("exit code although all is well", f"{code}\n{self.said(offset)}")
         for kind, text in troubles:
             self.wrong(kind, f"{text}\n{self.said(offset)}" if kind == "bronze" else text)
-        # What spilled in a run that was killed goes with the next one that has work for the engine.
+        # Spill directories of a killed run are removed by the next run that uses the engine.
         leftovers = [name for name in self.place.leftovers() if not (self.killed and "_tmp-spill_" in name)]
         if leftovers:
             self.wrong("leftovers", str(leftovers))
@@ -265,7 +265,7 @@ class Life:
                 self.wrong("rebuilt without a cause", f"{sorted(causes)}: {changed}\n{self.said(offset)}")
 
     def stale(self, seen: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """What readers find that is not as it has to be."""
+        """Yield everything that readers find and that differs from the model."""
         for trouble in seen["troubles"]:
             yield "unreadable", trouble
         silver = {
@@ -307,7 +307,7 @@ class Life:
             self.wrong("report", "it does not say that the lake is up to date")
 
     def check_again(self, workers: int) -> None:
-        """A run with nothing to do does nothing."""
+        """A run with nothing to do must change nothing."""
         before, offset = listing(self.place.root), len(self.place.said())
         code = self.run("GoldAll", workers)
         if code:
@@ -320,7 +320,7 @@ class Life:
 
 
 HARMLESS = {"notes", "touched", "copied back", "caches", "unstaged"}
-"""What happens without any row being another."""
+"""Causes that change no row."""
 
 
 def now() -> dt.datetime:
@@ -328,7 +328,7 @@ def now() -> dt.datetime:
 
 
 def listing(root: Path) -> dict[str, Any]:
-    """What there is of the layers, and whether it was written anew."""
+    """The files of all layers with inode, modification time and size, to see which were rewritten."""
     found = {}
     for layer in ("bronze", "silver", "gold"):
         for path in (root / "datalake" / layer).glob("**/*"):
@@ -343,7 +343,7 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def unlike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> str:
-    """What is another in two sets of rows, by the columns that are expected."""
+    """Describe how two sets of rows differ, in the expected columns; empty if they are equal."""
     if not expected:
         return f"surplus {found}" if found else ""
     columns = list(expected[0])
@@ -366,7 +366,7 @@ def unmatched(
 
 
 def alike(found: Any, expected: Any) -> bool:
-    # Averages are rounded as doubles, and may be so either way.
+    # Averages are rounded as doubles, so a tie may go either way.
     return found == expected or (
         isinstance(found, float) and type(expected) is float and abs(found - expected) < 0.0051
     )
@@ -383,7 +383,7 @@ def plain(value: Any) -> Any:
 
 
 def see(root: str) -> dict[str, Any]:
-    """Everything that a reader finds in silver and gold, and whatever stands in the way. Only in a forked child."""
+    """All that a reader finds in silver and gold, and everything unreadable. Call it only in a forked child."""
     import pyarrow.parquet as pq
 
     silver: dict[str, dict[str, Any]] = {domain: {} for domain in model.COLUMNS}
@@ -394,7 +394,7 @@ def see(root: str) -> dict[str, Any]:
         try:
             file = pq.ParquetFile(path)
             rows, metadata = file.read().to_pylist(), file.metadata.metadata
-        except Exception as error:  # noqa: BLE001 - whatever it is, a reader could not read
+        except Exception as error:  # noqa: BLE001 - any error of a reader is a violation
             troubles.append(f"{name} cannot be read: {error}")
             continue
         rows = [{column: plain(value) for column, value in row.items()} for row in rows]
@@ -413,7 +413,7 @@ def see(root: str) -> dict[str, Any]:
 
 
 class Luigid:
-    """A real one, with the project's settings or with none."""
+    """A real luigid, with the project's settings or with default ones."""
 
     def __init__(self, directory: Path, kind: str) -> None:
         directory.mkdir()
@@ -451,13 +451,13 @@ class Luigid:
 
 
 class Step:
-    """What happens to a lake. Shown as it is typed, without what goes without saying."""
+    """Something that happens to a lake. Its repr is Python code, without default values."""
 
     def take(self, life: Life) -> None:
         raise NotImplementedError
 
     def simpler(self) -> Iterator[Step]:
-        """The same with one thing less."""
+        """Yield variants with one line or one argument less."""
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, tuple):
@@ -487,7 +487,7 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Deliver(Step):
-    """A file is staged: a new one, or other or the same content under a name that was there."""
+    """Stage a file: a new one, or other or the same content under an old name."""
 
     domain: str
     name: str
@@ -501,7 +501,7 @@ class Deliver(Step):
 
 @dataclass(frozen=True, repr=False)
 class Copy(Step):
-    """A staged file's content under another name."""
+    """Stage a staged file's content under another name."""
 
     number: int
     name: str
@@ -514,7 +514,7 @@ class Copy(Step):
 
 @dataclass(frozen=True, repr=False)
 class Touch(Step):
-    """A staged file gets another modification date, its content as it was."""
+    """Change a staged file's modification date, but not its content."""
 
     number: int
     age: int | None = 0
@@ -528,7 +528,7 @@ class Touch(Step):
 
 @dataclass(frozen=True, repr=False)
 class Unstage(Step):
-    """Somebody cleans the staging area, of one file or of all."""
+    """Delete one staged file, or all."""
 
     number: int | None
 
@@ -541,7 +541,7 @@ class Unstage(Step):
 
 @dataclass(frozen=True, repr=False)
 class CopyBack(Step):
-    """A bronze file goes into staging again, under the name it has in bronze."""
+    """Copy a bronze file to staging, under its name in bronze."""
 
     number: int
     age: int | None = 0
@@ -554,7 +554,7 @@ class CopyBack(Step):
 
 @dataclass(frozen=True, repr=False)
 class DeleteBronze(Step):
-    """Somebody deletes a file from bronze, or its whole partition; and from staging, or not."""
+    """Delete a file or its whole partition from bronze, and optionally from staging."""
 
     number: int
     unstage: bool = True
@@ -577,7 +577,7 @@ class DeleteBronze(Step):
 
 @dataclass(frozen=True, repr=False)
 class Restore(Step):
-    """A file deleted from bronze comes back from a backup, by way of staging."""
+    """Restore a file that was deleted from bronze from a backup, through staging."""
 
     number: int
 
@@ -596,7 +596,7 @@ class Restore(Step):
 
 @dataclass(frozen=True, repr=False)
 class Plant(Step):
-    """Somebody puts a file straight into bronze, into the partition that the stamp in its name says."""
+    """Put a file straight into bronze, into the partition of the stamp in its name."""
 
     domain: str
     name: str
@@ -624,7 +624,7 @@ CHANGES = ["add", "remove", "notes", "warning"]
 
 @dataclass(frozen=True, repr=False)
 class ChangeSuite(Step):
-    """A rule is added or removed, or a second time restored; a note is written; a warning is added."""
+    """Add or remove a rule, edit a note, or add a warning; the same change a second time undoes it."""
 
     domain: str
     change: str
@@ -653,7 +653,7 @@ class ChangeSuite(Step):
 
 @dataclass(frozen=True, repr=False)
 class Earliest(Step):
-    """The setting of that name is changed."""
+    """Change the setting `earliest_date`."""
 
     date: str
 
@@ -678,7 +678,7 @@ HARMS = ["lost", "cut", "flipped"]
 
 @dataclass(frozen=True, repr=False)
 class Harm(Step):
-    """Caches or results are lost, cut off or changed in one byte. Of gold the newest snapshots: others nobody reads."""
+    """Lose, truncate or flip a bit of caches or results; in gold only the newest snapshots, as nobody reads others."""
 
     kind: str
     how: str
@@ -708,7 +708,7 @@ class Harm(Step):
 
 @dataclass(frozen=True, repr=False)
 class Run(Step):
-    """A run; its results, and that another one right after it does nothing."""
+    """Run, check the results, and check that another run right after it does nothing."""
 
     task: str = "GoldAll"
     workers: int = 1
@@ -735,7 +735,7 @@ class Run(Step):
 
 @dataclass(frozen=True, repr=False)
 class Twice(Step):
-    """Two runs at once."""
+    """Run twice at once."""
 
     workers: int = 1
 
@@ -753,7 +753,7 @@ class Twice(Step):
 
 @dataclass(frozen=True, repr=False)
 class Kill(Step):
-    """A run is killed so many seconds after so many lines of its log, with all its processes."""
+    """Kill a run and all its processes, `seconds` after it logged `lines` lines."""
 
     lines: int
     seconds: float = 0
@@ -767,7 +767,7 @@ class Kill(Step):
         lines = 0
         while lines < self.lines and (text := os.read(reader, 4096)):
             lines += text.count(b"\n")
-        time.sleep(self.seconds)  # the moment is what is drawn
+        time.sleep(self.seconds)  # the delay is random on purpose
         for end in (lambda: os.killpg(pid, signal.SIGKILL), lambda: os.kill(pid, signal.SIGKILL)):
             try:
                 end()
@@ -797,7 +797,7 @@ def modified(age: int | None) -> dt.datetime:
     return NEVER if age is None else BASE + age * model.MICROSECOND
 
 
-# ------------------------------------------------------------------------------------------------ what is drawn
+# ------------------------------------------------------------------------------------------------ drawing
 
 PREFIXES = {"sales": "sales", "customer_events": "events", "inventory": "inventory"}
 NAMES = ["_20250302_080000.csv", "till.csv", "_20250302_080001.csv", "a.csv", "_20250301_235959.csv", "zz.csv"]
@@ -827,7 +827,7 @@ MALFORMED = ["x,y", "   ", ",".join("surplus" for _ in range(20))]
 
 
 def life_name(domain: str, name: str) -> str:
-    """Names that begin with a stamp get the domain's prefix."""
+    """Prefix names that begin with a stamp with the domain's prefix."""
     return PREFIXES[domain] + name if name.startswith("_") else name
 
 
@@ -838,13 +838,13 @@ workers = st.sampled_from([1, 1, 1, 1, 2, 4])
 
 
 def often(pool: list[str]) -> st.SearchStrategy[str]:
-    """Of a pool, the first ones more often: they are right."""
+    """Draw from a pool, the first two more often, because they are valid."""
     return st.sampled_from([*pool[:2] * 4, *pool])
 
 
 @st.composite
 def lines(draw: st.DrawFn, domain: str) -> tuple[str, ...]:
-    """A header and a few records; now and then no file of the domain at all."""
+    """A header and a few records; sometimes a file that does not fit the domain."""
     kind = draw(st.sampled_from(["good"] * 12 + ["malformed", "malformed", "header", "empty", "foreign", "renamed"]))
     columns = HEADERS[domain]
     if kind == "empty":
@@ -908,7 +908,7 @@ SCHEDULERS = ["local"] * 7 + ["luigid"] * 2 + ["luigid with luigi.cfg"]
 
 @st.composite
 def scripts(draw: st.DrawFn, least: int, most: int) -> tuple[str, list[Any]]:
-    """A scheduler, and steps of some of the kinds, so that lives differ in what happens in them."""
+    """A scheduler, and steps of only some of the kinds, so that lives differ."""
     kinds = draw(st.sets(st.sampled_from(list(STEPS)), min_size=3)) | {"deliver", "run"}
     weighted = [kind for kind, (weight, _) in STEPS.items() for _ in range(weight) if kind in kinds]
     step = st.sampled_from(weighted).flatmap(lambda kind: STEPS[kind][1])
@@ -920,7 +920,7 @@ def scripts(draw: st.DrawFn, least: int, most: int) -> tuple[str, list[Any]]:
 
 
 def live(place: Place, scheduler: str, steps: list[Any], without: Iterable[str] = ()) -> int:
-    """Take all steps and a run at last; returns the number of runs. Raises Violation."""
+    """Take all steps and a final run; return the number of runs. Raises Violation."""
     life = Life(place, scheduler, without)
     try:
         for step in [*steps, Run()]:
@@ -934,15 +934,18 @@ def live(place: Place, scheduler: str, steps: list[Any], without: Iterable[str] 
 
 
 def written(scheduler: str, steps: list[Any]) -> str:
-    """A script as it can be read, and replayed."""
+    """A script as text, ready to be replayed."""
     return "\n".join([f"# scheduler: {scheduler}", *map(repr, steps)])
 
 
 def lives(
     workshop: Workshop, seed: int, count: int, most: int, without: Iterable[str] = (), patience: float = 60
 ) -> tuple[list[str], Counter[str]]:
-    """Draw and live a few lives. Returns what is wrong, of each kind the first with the shortest script that was found
-    in some seconds; and what happened how often."""
+    """Draw and live a few lives.
+
+    Returns the first violation of each kind, with the shortest script found within `patience` seconds, and how often
+    each thing happened.
+    """
     seen: Counter[str] = Counter()
     found: dict[str, str] = {}
 
@@ -960,7 +963,7 @@ def lives(
             seen["runs"] += live(workshop.new(), *script, without)
         except Violation as wrong:
             error = wrong
-        # Out of the handler: what a fork raises there would be told with what is handled.
+        # Continue outside the handler: errors in forks would otherwise show this one as their context.
         if error is None:
             return
         seen[f"{error.kind} wrong"] += 1
@@ -975,7 +978,7 @@ def lives(
 def shortest(
     workshop: Workshop, scheduler: str, steps: list[Any], error: Violation, without: Iterable[str], patience: float
 ) -> str:
-    """The violation, and a script without whatever can be left out of it."""
+    """The violation, and its script without every step and line that is not needed for it."""
     deadline = time.monotonic() + patience
     simpler = True
     while simpler:
@@ -993,7 +996,7 @@ def shortest(
 
 
 def fewer(scheduler: str, steps: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Scripts that are a little simpler: without some steps, without luigid, without a line, of one process."""
+    """Yield slightly simpler scripts: without some steps, without luigid, without a line, with default arguments."""
     length = len(steps) // 2
     while length:
         for first in range(len(steps) - length, -1, -length):
@@ -1008,7 +1011,7 @@ def fewer(scheduler: str, steps: list[Any]) -> Iterator[tuple[str, list[Any]]]:
 
 def life(short: bool, seed: int) -> Iterator[Row]:
     lots, count, most = (2, 6, 12) if short else (20, 18, 30)
-    row = Row("lives of a lake, drawn step by step, every run of them held against a model", seed)
+    row = Row("lives of a lake, drawn step by step, every run compared with a model", seed)
     steps = Row("steps of these lives", seed)
     with Workshop() as workshop, tempfile.NamedTemporaryFile() as counted:
 
@@ -1036,12 +1039,12 @@ FAMILIES = {"life": life}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m torture.life", description="Live lives of a lake.")
+    parser = argparse.ArgumentParser(prog="python -m torture.life", description="Live random lives of a lake.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lives", type=int, default=20)
     parser.add_argument("--most", type=int, default=30, help="steps of a life (30)")
-    parser.add_argument("--without", action="append", default=[], help="a kind of violation that is known already")
-    parser.add_argument("--replay", help="a script of steps as it was printed")
+    parser.add_argument("--without", action="append", default=[], help="a kind of violation to ignore")
+    parser.add_argument("--replay", help="a file with a script of steps, as printed")
     arguments = parser.parse_args()
     with Workshop() as workshop:
         if arguments.replay:

@@ -1,6 +1,6 @@
-"""What a lake has to hold, in plain Python: deliveries in, silver and gold out. It shares no code with the lake.
+"""What a lake must hold, in plain Python: deliveries in, silver and gold out. It shares no code with the lake.
 
-A delivery is a file that bronze holds. Everything else follows from all of them, the suites and the settings.
+A delivery is a file in bronze. Everything else follows from the deliveries, the suites and the settings.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 
 def of_name(name: str) -> tuple[str, dt.datetime | None]:
-    """The original name of a file, and the moment of its delivery where its name says that."""
+    """A file's original name, and the moment of its delivery if its name says it."""
     if found := DELIVERED.match(name):
         return f"{found['stem']}.csv", dt.datetime.strptime(found["moment"], "%Y%m%d_%H%M%S_%f")
     return name, None
@@ -65,7 +65,7 @@ class Delivery:
 
     @property
     def name(self) -> str:
-        """In bronze."""
+        """The name in bronze."""
         stem = self.original.removesuffix(".csv")
         return f"{stem}_delivered_{self.moment:%Y%m%d_%H%M%S_%f}.csv" if self.renamed else self.original
 
@@ -93,7 +93,7 @@ def partition(day: dt.date) -> str:
 def landing(
     domain: str, name: str, content: bytes, modified: dt.datetime, there: Iterable[Delivery]
 ) -> Delivery | None:
-    """What bronze adds for a staged file, given what it holds of that domain; None where it has landed already."""
+    """The delivery that lands for a staged file, given those of the domain in bronze; None if it has landed already."""
     original, moment = of_name(name)
     same = sorted((known for known in there if known.original == original), key=lambda known: known.order)
     if moment is not None:
@@ -119,16 +119,16 @@ class Record:
     malformed: bool = False
     day: dt.date = dt.date.min
     moment: dt.datetime = dt.datetime.min
-    """A timestamp that is out of range says as little about what is newer as none does."""
+    """Stays at the minimum for a missing or out-of-range timestamp: neither says which record is newer."""
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """The greatest of a key's records wins."""
+        """Of the records with one key, the one that ranks highest wins."""
         return self.moment, self.delivery.order, self.number
 
 
 def records(delivery: Delivery, earliest: dt.date) -> list[Record]:
-    """A file's records; none of a file that is rejected."""
+    """A file's records; none if the file is rejected."""
     try:
         text = delivery.content.decode()
     except UnicodeDecodeError:
@@ -221,7 +221,7 @@ def judged(found: list[Record], suite: dict[str, Any]) -> Partition:
     kept: dict[object, Record] = {}
     for record in found:
         key = record.values[KEYS[domain]]
-        # Records without a key are never taken for the same.
+        # Records without a key are never duplicates.
         mine: object = (key,) if key is not None else (record.delivery.path, record.number)
         if mine not in kept or record.rank > kept[mine].rank:
             kept[mine] = record
@@ -247,7 +247,7 @@ def row(record: Record, suite: dict[str, Any]) -> Row:
 
 
 def holds(rule: dict[str, Any], values: Row) -> bool:
-    """A rule's verdict on a row. All but one say nothing about a missing value."""
+    """Whether a row passes a rule. Every rule but one passes missing values."""
     kwargs = rule["kwargs"]
     value = values[kwargs["column"]]
     kind = rule["type"].removeprefix("expect_column_values_to_")
@@ -267,7 +267,7 @@ def holds(rule: dict[str, Any], values: Row) -> bool:
 
 
 def gold(silver: dict[str, dict[dt.date, Partition]]) -> dict[str, list[Row]]:
-    """The seven tables of the valid rows of all domains."""
+    """The seven gold tables, computed from the valid rows of all domains."""
     valid = {
         domain: [{**row, "date": day} for day, partition in days.items() for row in partition.rows if row["is_valid"]]
         for domain, days in silver.items()

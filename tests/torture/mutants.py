@@ -1,10 +1,10 @@
-"""Tests of the tests: small changes to the code, each of which some test should notice.
+"""Test the tests: make small changes to the code, each of which some test should notice.
 
 usage: scripts/torture mutants [--seed N] [--sample N] [--jobs N] [--quick] [module …]
 
-A sample of all the changes there are, but for those to what is only said on the way (progress and the log). Every
-mutant runs in a fork of a process that has imported the libraries; first the tests that notice most in little time,
-then all that are about the lake's content. Those that no test notices are listed.
+Draws a sample of all possible changes, except to progress and log messages. Every mutant runs in a fork of a process
+that has imported the libraries: first the tests that notice most mutants in little time, then all tests of the lake's
+content. Lists the mutants that no test notices.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SUMS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast
 
 
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Every change to a module: its line, what it is, and the changed source."""
+    """Yield every change to a module: its line, its description, and the changed source."""
     tree = ast.parse(source)
     said = {
         id(part)
@@ -112,11 +112,11 @@ def changes(node: ast.AST) -> Iterator[tuple[str, object]]:
 
 
 def tried(module: str, source: str, tests: list[str]) -> int:
-    """The process that runs tests with the changed source in the module's place, and fails where one of them does."""
+    """Start a process that runs tests with a module's changed source and exits 1 if one fails; return its id."""
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        signal.alarm(MOST_SECONDS)  # a mutant that hangs is noticed as well
+        signal.alarm(MOST_SECONDS)  # a mutant that hangs counts as noticed
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
@@ -154,7 +154,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sample", type=int, default=150)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true", help="only the tests that notice most in little time")
+    parser.add_argument("--quick", action="store_true", help="run only the tests that notice most mutants in little time")
     arguments = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for library in (

@@ -1,9 +1,9 @@
-"""Power that fails: what was not forced to the disk may be lost, cut, zeroed, or arrive in another order.
+"""Power cuts: changes that were not fsynced may be lost, truncated, zeroed or reordered.
 
-A run's changes to the lake are recorded call by call. A disk is modelled as loosely as the rules of file systems allow:
-of a file, what was written since its last fsync is there, not there, cut off or zeroed; of a directory, any of the
-names given, changed or removed since its last fsync hold or do not, in whatever order. The disks that may be found
-after a power cut at any call are made and read, and run on.
+A run's changes to the lake are recorded call by call. The model of the disk is as loose as file systems may be: what
+was written to a file since its last fsync may be present, missing, truncated or zeroed, and any of the names added,
+changed or removed in a directory since its last fsync may have taken effect or not, in any order. For a power cut at
+any call, possible disks are created, read, and run on.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torture.lakes import TIMEOUT, Place, Row, Workshop, after, ask, is_old_or_n
 from torture.scenarios import SCENARIOS, Prepared
 
 MODES = ("lost", "names only", "zeroed", "mixed")
-"""What becomes of what was not forced: all of it lost; names kept but no content; content of zeros; each as it may."""
+"""The fate of changes not fsynced: all lost; names kept without content; content zeroed; a random fate for each."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A change to the lake: a call's name, its paths below the lake, and what is written where."""
+    """A change to the lake: the call's name, its paths relative to the lake, and the data and offset of a write."""
 
     name: str
     paths: tuple[str, ...]
@@ -35,7 +35,7 @@ class Event:
 
 
 def record(place: Place) -> list[Event]:
-    """Run, and record every change to the lake."""
+    """Run, and return every change to the lake."""
     root, events = str(place.root), []
 
     def note(call: calls.Call) -> None:
@@ -62,7 +62,7 @@ def record(place: Place) -> list[Event]:
 
 @dataclass
 class File:
-    """A file: what is on the disk for sure, and what was written since."""
+    """A file: the content that is safe on disk, and the writes since."""
 
     safe: bytes = b""
     pending: list[tuple[str, int, bytes]] = field(default_factory=list)
@@ -73,11 +73,11 @@ class File:
 
 @dataclass
 class Directory:
-    """A directory: the names that are on the disk for sure, and what became of them since."""
+    """A directory: the names that are safe on disk, and the changes since."""
 
     safe: dict[str, File | Directory] = field(default_factory=dict)
     pending: list[tuple[str | None, str | None, File | Directory]] = field(default_factory=list)
-    """Old name or None, new name or None, and what has that name."""
+    """Old name or None, new name or None, and the file or directory."""
 
     def now(self) -> dict[str, File | Directory]:
         return rename(self.safe, self.pending)
@@ -108,10 +108,10 @@ def apply(content: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
 
 
 class Disk:
-    """What is on the disk, what may be, and what was done to it."""
+    """A disk: its safe content and the pending changes."""
 
     def __init__(self, base: Path) -> None:
-        """A disk that holds a directory, all of it safe."""
+        """A disk with the content of a directory, all of it safe."""
         self.root = Directory()
         for path in sorted(base.rglob("*")):
             node = Directory() if path.is_dir() else File(path.read_bytes())
@@ -119,7 +119,7 @@ class Disk:
             parent.safe[name] = node
 
     def place(self, path: str) -> tuple[Directory, str]:
-        """The directory that a path is in, and its name there."""
+        """A path's parent directory, and its name in it."""
         *parents, name = path.split("/")
         here = self.root
         for part in parents:
@@ -156,7 +156,7 @@ class Disk:
                 raise NotImplementedError(event.name)
 
     def after_power_loss(self, mode: str, chance: random.Random) -> dict[str, bytes | None]:
-        """A disk that may be found: content by path, None for directories."""
+        """A possible state after a power cut: content by path, None for directories."""
         found: dict[str, bytes | None] = {}
 
         def walk(directory: Directory, path: str) -> None:
@@ -190,7 +190,7 @@ class Disk:
 
 
 def put(content: dict[str, bytes | None], directory: Path) -> None:
-    """Make real files of it."""
+    """Write the content to real files."""
     for path, data in content.items():
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def replayed(base: Place, events: list[Event]) -> Disk:
 
 
 def is_complete(base: Place, place: Place, events: list[Event]) -> list[str]:
-    """Whether the record holds every change of the run: done again, it must give the very bytes that the run left."""
+    """Check that every change was recorded: replaying them must give exactly the files that the run left."""
     found = replayed(base, events).after_power_loss("everything", random.Random(0))
     wrong = [
         name
@@ -246,7 +246,7 @@ def after_cut(
     disk = replayed(base, events[:number]).after_power_loss(mode, seeded(seed, "power", *cut))
     place.root.mkdir()
     put(disk, place.root)
-    # Its modification date is a delivery's moment.
+    # A staged file's modification date can be its moment of delivery.
     for path in base.root.glob("local_output/*/*.csv"):
         shutil.copystat(path, place.root / path.relative_to(base.root))
     violations = []
@@ -258,7 +258,7 @@ def after_cut(
                 violations.append(f"{name} is none of the files delivered")
         if name.endswith(".html") and data is not None and not data.rstrip().endswith(b"</html>"):
             violations.append(f"{name} is no whole page")
-    # Most disks differ only in what is not visible yet: all are read, and every eighth is run on from.
+    # Most disks differ only in files not yet visible, so all are read, but only every eighth is run on.
     if (number + MODES.index(mode)) % 8:
         found = place.look()
         violations += found["troubles"] + is_old_or_new(found["content"], prepared.old, prepared.new)

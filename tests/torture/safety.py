@@ -1,4 +1,4 @@
-"""Names, values and links from outside: none leaves the lake, none becomes SQL, code or markup."""
+"""Names, values and links from outside: none escapes the lake, none becomes SQL, code or markup."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def names(short: bool, seed: int) -> Iterator[Row]:
         ("values of that kind, in every column", values),
         ("arguments of that kind for domain, table, date and batch", arguments),
         ("links, directories and pipes in staging", odd_entries),
-        ("scripts whose servers are asked where they listen", servers),
-        ("modules searched for what makes code of data", code_from_data),
+        ("scripts whose servers are checked for listening on loopback only", servers),
+        ("modules searched for code that executes data", code_from_data),
     ):
         result = Row(what, seed)
         with Workshop() as workshop:
@@ -60,7 +60,7 @@ def everything(root: Path) -> set[str]:
 
 
 def file_names(place: Place) -> tuple[list[str], int]:
-    # Behind a letter where it would be one of those that are still being written.
+    # Prefix names that would be ignored as still being written.
     evil = [("f" if name[0] in "._/" else "") + name.replace("/", "_") for name in EVIL]
     for number, name in enumerate(evil):
         place.deliver(
@@ -90,7 +90,7 @@ def header_names(place: Place) -> tuple[list[str], int]:
 
 
 def values(place: Place) -> tuple[list[str], int]:
-    """Each as a value of every column; the pages show them as text."""
+    """Deliver each as a value of every column; the pages must show them as text."""
     count = 0
     for domain, header in HEADERS.items():
         names, lines = header.split(","), []
@@ -155,7 +155,7 @@ def odd_entries(place: Place) -> tuple[list[str], int]:
     found = ask(account_of_regular_files, str(place.root))
     if "SECRET" in found or "a" not in found:
         violations.append(f"silver holds {found}")
-    # The same put straight into bronze.
+    # The same, but straight into bronze.
     (bronze,) = {path.parent for path in place.root.glob("datalake/bronze/sales/**/*.csv")}
     (bronze / "link.csv").symlink_to(outside / "secret.csv")
     os.mkfifo(bronze / "pipe.csv")
@@ -172,7 +172,7 @@ def account_of_regular_files(root: str) -> list[str]:
 
 
 def code_from_data(place: Place) -> tuple[list[str], int]:
-    """Nothing of ours unpickles, evaluates or runs what it reads, and no shell is given words from outside."""
+    """The lake's code must not unpickle, evaluate or run data, nor start a shell."""
     forbidden = {"eval", "exec", "compile", "__import__", "loads", "load"}
     violations, count = [], 0
     for path in sorted((PROJECT / "lakejobs").rglob("*.py")):
@@ -194,12 +194,12 @@ def code_from_data(place: Place) -> tuple[list[str], int]:
 
 
 def servers(place: Place) -> tuple[list[str], int]:
-    """Whatever a script listens with, it listens on loopback."""
+    """The servers that scripts start must listen on loopback only."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "LUIGID_PORT": str(port)}
-    # A place of its own, so that no luigid of somebody's is met; the environment is this one.
+    # A separate directory, so that no other luigid is found; the virtual environment is shared.
     for name in ("scripts", "setup.cfg", "luigi.cfg", ".venv"):
         (place.root / "datalake").mkdir(exist_ok=True)
         (place.root / "datalake" / name).symlink_to(PROJECT / name)
@@ -222,7 +222,7 @@ def servers(place: Place) -> tuple[list[str], int]:
 
 
 def listening() -> list[tuple[str, int]]:
-    """Address and port of every listening socket of this machine."""
+    """The address and port of every listening socket on this machine."""
     found = []
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:

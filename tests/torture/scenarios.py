@@ -1,4 +1,4 @@
-"""The four runs that are interrupted: a first run, late rows, a changed suite, a backfill."""
+"""The four runs to interrupt: a first run, late rows, a changed suite, a backfill."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def three_days(place: Place) -> None:
 
 
 def late_rows(place: Place) -> None:
-    """The fourth day's files, with rows of the first and second day, and one of them known already."""
+    """The fourth day's files, with rows of the first and second day, one of them delivered before."""
     moment = DAY + dt.timedelta(days=3)
     place.deliver(
         "sales",
@@ -59,25 +59,25 @@ def late_rows(place: Place) -> None:
         [*(sale(300 + n, moment) for n in range(4)), sale(310, DAY), sale(2, DAY, 3, "5.00", "15.00"), sale(102, DAY)],
     )
     place.deliver("inventory", "inventory_20261104_080000.csv", [movement(300, moment), movement(301, DAY)])
-    # The same name again with other content, as systems do that export a day twice.
+    # The same name with other content, as from systems that export a day twice.
     place.deliver("sales", "sales_20261101_080000.csv", [sale(n, DAY) for n in range(9)])
 
 
 def other_rules(place: Place) -> None:
-    """Two suites with one rule more."""
+    """Add a rule to two suites."""
     for domain, rule in NEW_RULES.items():
         add_rule(place, domain, rule)
 
 
 def ten_days(place: Place) -> None:
-    """One file of ten days, and one of four."""
+    """A file of ten days, and one of four."""
     place.deliver("sales", "export.csv", [sale(n, DAY + dt.timedelta(days=n % 10)) for n in range(40)])
     place.deliver("inventory", "movements.csv", [movement(n, DAY + dt.timedelta(days=n % 4)) for n in range(12)])
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A lake, what happens to it, and then the run that is interrupted."""
+    """A lake, and what happens to it before the run to interrupt."""
 
     name: str
     before: Callable[[Place], None]
@@ -93,7 +93,7 @@ SCENARIOS = [
 
 
 class Prepared:
-    """A scenario up to the run that is to be interrupted, and what readers find before and after it."""
+    """A scenario prepared up to the run to interrupt, and what readers find before and after that run."""
 
     def __init__(self, scenario: Scenario, workshop: Workshop) -> None:
         self.name, self._workshop = scenario.name, workshop
@@ -111,5 +111,5 @@ class Prepared:
         done.remove()
 
     def place(self) -> Place:
-        """The lake just before the run."""
+        """A copy of the lake just before the run."""
         return self.base.copy(self._workshop.new().root)

@@ -1,7 +1,7 @@
-"""Verdicts: what Great Expectations says of millions of rows, held against rules written again by hand, in SQL.
+"""Compare Great Expectations' verdicts on millions of rows with the same rules, written again by hand in SQL.
 
-Nothing here looks at the suites or at the lake's own SQL. The rows are drawn in SQL too, a tenth of every column being
-missing, odd or wrong, so that all rules fail often, alone and together.
+Nothing here uses the suites or the lake's own SQL. The rows are drawn in SQL too. A tenth of every column is missing,
+odd or wrong, so that all rules fail often, alone and together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import duckdb
 from torture.lakes import Place, Row, Workshop, ask, say
 from torture.scenarios import DAY
 
-# How a column is drawn: a good value, and bad ones that a tenth of the rows get.
+# How to draw each column: a good value, and the bad values for a tenth of the rows.
 PRICE = "printf('%.2f', 1 + {r} % 9000 / 100.0)"
 MOMENT = "strftime(timestamp '2026-10-29' + to_seconds({r} % 259200), '%Y-%m-%dT%H:%M:%S')"
 BAD_NUMBERS = ["", " ", "two", "0", "-3", "1e3", "1.5", "0x10", "nan", "1_000", "7.0", "+4", " 5 ", "99999999999999999"]
@@ -66,7 +66,7 @@ DRAWN = {
     },
 }
 
-# The rules by hand. `c` is a column's text without blanks around it, NULL where nothing is left.
+# The rules by hand. `c` is a column's text without surrounding blanks, NULL if it is empty.
 IS_WHOLE = (
     "regexp_full_match({c}, '[-+]?[0-9]+([.]0*)?') and length(ltrim(split_part(ltrim({c}, '+-'), '.', 1), '0')) <= 15"
 )
@@ -109,11 +109,11 @@ OTHERS = {
 
 
 def agreement(short: bool, seed: int) -> Iterator[Row]:
-    """A million rows at a time, a domain after the other."""
+    """Compare a million rows at a time, domain by domain."""
     rows, chunks = (7_000, 1) if short else (1_000_000, 3)
     for domain in DRAWN:
-        row = Row(f"rows of {domain} whose verdicts were held against rules in SQL", seed)
-        # The first domain gets one more, which makes ten in all.
+        row = Row(f"rows of {domain} whose verdicts were compared with rules in SQL", seed)
+        # One more for sales, to make ten million rows in all.
         for chunk in range(chunks + (not short and domain == "sales")):
             with Workshop() as workshop:
                 place = workshop.new().create()
@@ -151,7 +151,7 @@ def draw(root: str, domain: str, rows: int, seed: int) -> None:
 
 
 def compare(root: str, domain: str) -> tuple[int, list[str]]:
-    """Rows compared, and those where silver says other than the rules by hand."""
+    """Return the number of rows compared, and the rows where silver and the rules by hand differ."""
     columns = list(DRAWN[domain])
     key = columns[0]
     texts = ", ".join(f"nullif(trim({name}, ' ' || chr(9)), '') as {name}" for name in columns)
@@ -164,7 +164,7 @@ def compare(root: str, domain: str) -> tuple[int, list[str]]:
     checks = ", ".join(f"coalesce({test.format(c=name)}, false) as {name}_ok" for name, test in TYPES[domain].items())
     moment = MOMENT_OF.format(c='"timestamp"')
     parts = [f"case when {name} is not null and not {name}_ok then 'TYPE:{name}' end" for name in TYPES[domain]]
-    # No file comes before its events, but these are drawn for a day that may be to come: only far ones are too late.
+    # The lake's limit is the day after landing. The only drawn timestamps past it are in the year 9999.
     too_far = f"({moment} < timestamp '1970-01-01' or year({moment}) > 9000)"
     parts.append(f"case when timestamp_ok and {too_far} then 'OUT_OF_RANGE:timestamp' end")
     for name in REQUIRED[domain]:
@@ -178,7 +178,7 @@ def compare(root: str, domain: str) -> tuple[int, list[str]]:
         f"(select *, {checks} from texts)"
     )
     silver = f"read_parquet('{root}/datalake/silver/{domain}/**/*.parquet', hive_partitioning = false)"
-    # Rows without a key cannot be paired: of them, how often each verdict comes is compared.
+    # Rows without a key cannot be matched one by one, so compare how often each verdict occurs.
     wrong = duckdb.execute(
         f"with theirs as (select {key}, validation_errors as errors, count(*) as times from {silver} group by all), "
         f"counted as (select {key}, errors, count(*) as times from judged group by all), "
