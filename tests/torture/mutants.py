@@ -154,7 +154,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sample", type=int, default=150)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true", help="run only the tests that notice most mutants in little time")
+    parser.add_argument("--quick", action="store_true", help="run only the tests that notice most in little time")
     arguments = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for library in (

@@ -22,6 +22,8 @@ EVIL = [
     "sales'); copy (select 1) to 'pwned'; --", "<script>alert(1)</script>", "a,b", "\u202e", "é", "x" * 200, "con",
     "|touch pwned",
 ]  # fmt: skip
+SAFE = ("json.loads", "json.load", "re.compile", "YAML(typ='safe', pure=True).load")
+"""Calls that only sound as if they made code of data."""
 
 
 def names(short: bool, seed: int) -> Iterator[Row]:
@@ -186,7 +188,7 @@ def code_from_data(place: Place) -> tuple[list[str], int]:
                     violations.append(f"{path.name}:{node.lineno} imports {names}")
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                if called.rpartition(".")[2] in forbidden and called not in ("json.loads", "json.load", "re.compile"):
+                if called.rpartition(".")[2] in forbidden and called not in SAFE:
                     violations.append(f"{path.name}:{node.lineno} calls {called}")
                 if called in ("os.system", "os.popen") or any(keyword.arg == "shell" for keyword in node.keywords):
                     violations.append(f"{path.name}:{node.lineno} starts a shell")
