@@ -1,7 +1,8 @@
 """Import Great Expectations quietly, in about half the usual time.
 
-All import tricks are here. Measured with `python -X importtime` on 2 cores, a plain import takes 1.1 s: a third of that
-is `altair` and `scipy.stats`, which only expectations about distributions use, and a tenth is garbage collection.
+All import tricks are here. They save CPU time, measured per process on 2 cores: 2.6 s as it comes, 2.2 s without
+garbage collection, and 1.5 s if `altair` and `scipy.stats`, which only expectations about distributions use, are also
+deferred.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import types
 from typing import Any
 
-# A third of the import time, needed for expectations about distributions only; loaded when one is used.
+# Needed for expectations about distributions only; loaded when one is used.
 DEFERRED = ("altair", "scipy.stats")
 
 
