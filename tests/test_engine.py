@@ -148,7 +148,7 @@ def _executor(directory: str, files: list[CsvFile], suite) -> dict[str, list[tup
 
 def test_fates_that_do_not_add_up_are_refused(engine, files, suite):
     job = SilverJob(READING, suite, {DAYS[0]: 4, DAYS[1]: 2}, files, 1000)
-    with pytest.raises(LakeError, match="2026-11-01: bronze holds 4 records"), engine.silver(job, ignored):
+    with pytest.raises(LakeError, match="2026-11-01: expected 4 records from bronze"), engine.silver(job, ignored):
         pass
 
 
