@@ -130,6 +130,9 @@ def parse_tables(
     broken: dict[str, str] = {}
     paths: dict[str, str] = {}
     for name, path, text in sql:
+        if name in domains:
+            broken[name] = f"{path}: there is a domain {name}; rename the table"
+            continue
         if (first := paths.setdefault(name, path)) != path:
             found.pop(name, None)
             broken[name] = f"{first} and {path} both define the gold table {name}; rename one of them"

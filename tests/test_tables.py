@@ -154,6 +154,13 @@ def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, capl
     assert two.snapshots("daily_sales_summary"), "the others are made"
 
 
+def test_a_table_cannot_have_the_name_of_a_domain(two, add, caplog):
+    add(inventory="-- grain: date\n-- source: sales\nselect cast(timestamp as date) as date from sales group by all")
+    assert not two.run()
+    assert "sql/gold/inventory.sql: there is a domain inventory; rename the table" in caplog.text
+    assert two.snapshots("inventory_movement_summary")
+
+
 def test_a_common_table_expression_is_no_source(two, add):
     add(
         named="-- grain: date\n-- source: sales\n-- One row per day.\n"
