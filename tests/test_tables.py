@@ -248,3 +248,4 @@ def test_a_table_whose_file_is_broken_is_in_the_report(two, add):
     assert not two.run()
     page = (two.root / "datalake/quality/report.html").read_text()
     assert "sql/gold/wrong.sql does not begin with the lines" in page.partition("<h2>Freshness</h2>")[2]
+    assert "their files are broken: wrong." in page.partition('<section class="cards">')[0]
