@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import difflib
 import html
 import logging
 import multiprocessing
+import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from traceback import clear_frames
 from types import TracebackType
@@ -128,15 +132,47 @@ def _option_being_read(traceback: TracebackType | None) -> str | None:
 class TaskContext:
     """The context Luigi runs every task in (`[worker] task_process_context`).
 
-    Ctrl-C reaches a run and its worker processes at the same time. The workers exit silently; only the run reports it.
+    Ctrl-C reaches a run and its worker processes at the same time. A worker stops its task and exits silently; only the
+    run reports it.
     """
 
-    def __init__(self, process: Any) -> None: ...
+    def __init__(self, process: Any) -> None:
+        self._in_worker = multiprocessing.parent_process() is not None
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> None:
+        if self._in_worker and not _ignores_interrupts():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> bool:
-        return kind is KeyboardInterrupt and multiprocessing.parent_process() is not None
+        if self._in_worker:
+            leave_on_interrupt()
+        return kind is KeyboardInterrupt and self._in_worker
+
+
+def leave_on_interrupt() -> None:
+    """Let Ctrl-C end this process at once: a worker that has not begun its task, or has ended it."""
+    if not _ignores_interrupts():
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED_CODE))
+
+
+def _ignores_interrupts() -> bool:
+    """Whether Ctrl-C is switched off, as shells do for commands in the background."""
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def show_unraisable(unraisable: Any) -> None:
+    """Replacement for `sys.unraisablehook`.
+
+    Python drops an exception that is raised in a callback of its own, for example while a process forks. Ctrl-C must
+    not get lost there.
+    """
+    if unraisable.exc_type is KeyboardInterrupt:
+        # Not at once: an interrupt while this hook runs would be dropped as well.
+        again = threading.Timer(0.05, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -164,6 +200,8 @@ def install(tasks: Sequence[str]) -> None:
     global _tasks
     _tasks = tuple(tasks)
     sys.excepthook = show_uncaught
+    sys.unraisablehook = show_unraisable
+    os.register_at_fork(after_in_child=leave_on_interrupt)
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
         luigi_log.addFilter(PlainMessages())

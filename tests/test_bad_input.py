@@ -606,7 +606,10 @@ HEAD = "-- grain: {}\n-- source: sales\n-- One row per …\n"
     ("sql", "message"),
     [
         ("-- grains: category\nselect 1", "does not begin with the lines"),
-        ("-- grain: date\n-- source: nothing\nselect 1", "its source nothing is neither a domain nor a gold table"),
+        (
+            "-- grain: date\n-- source: nothing\nselect 1",
+            "its source nothing is neither a domain nor a working gold table",
+        ),
         ("-- grain: date\n-- source: more\nselect 1", "its source more is neither"),
         (HEAD.format("category") + "select category,\ncount(nothing) as n from sales group by category", "line 5"),
         (

@@ -210,3 +210,18 @@ def test_ctrl_c_ends_a_run_with_a_sentence_and_another_run_goes_on(tmp_path, sch
         assert len(lake.silver()) == 20_000
     finally:
         made.stop()
+
+
+def test_ctrl_c_while_a_process_forks_is_not_lost():
+    script = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import lakejobs
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+if child := os.fork():
+    os.waitpid(child, 0)
+    time.sleep(60)
+    print("not interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (console.INTERRUPTED_CODE, "", f"{console.INTERRUPTED}\n")
