@@ -16,7 +16,7 @@ from lakejobs.config import lake as settings
 from lakejobs.console import show_progress, tell
 from lakejobs.freshness import runs
 from lakejobs.freshness.runs import Run
-from lakejobs.freshness.tables import is_fresh, newest_snapshot
+from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
 from lakejobs.layers import bronze, gold, silver, staging
 from lakejobs.messages import LakeError, OnProgress, counted, span
 from lakejobs.pages import docs, report

@@ -12,7 +12,7 @@ import pytest
 from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, sale
 
 from lakejobs.engine import Reading, sql
-from lakejobs.freshness import facts, made_by, state, tables
+from lakejobs.freshness import facts, made_by, snapshots, state
 from lakejobs.freshness.runs import Run
 from lakejobs.layers import gold, silver
 from lakejobs.tables import parse_tables
@@ -114,7 +114,7 @@ def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
 
 
 def be_version(monkeypatch, layer: str, version: int) -> None:
-    for module in (made_by, facts, state, tables, silver, gold):
+    for module in (made_by, facts, state, snapshots, silver, gold):
         if hasattr(module, layer):
             monkeypatch.setattr(module, layer, version)
 

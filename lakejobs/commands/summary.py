@@ -13,7 +13,7 @@ from luigi.cmdline_parser import CmdlineParser
 
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.state import DomainState
-from lakejobs.freshness.tables import newest_snapshot
+from lakejobs.freshness.snapshots import newest_snapshot
 from lakejobs.messages import counted
 from lakejobs.pages import docs
 from lakejobs.project import domains

@@ -16,7 +16,7 @@ from lakejobs.engine.sql import relations_read
 from lakejobs.engine.types import sql_type
 from lakejobs.freshness.made_by import GOLD_VERSION
 from lakejobs.freshness.runs import Run
-from lakejobs.freshness.tables import Inputs, footer, identity, inputs, newest_snapshot, snapshots
+from lakejobs.freshness.snapshots import Inputs, footer, identity, inputs, newest_snapshot, snapshots
 from lakejobs.messages import LakeError, counted, few
 from lakejobs.model import BOOKKEEPING, Domain
 from lakejobs.project import domains
