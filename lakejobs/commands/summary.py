@@ -12,8 +12,8 @@ from typing import Any
 from luigi.cmdline_parser import CmdlineParser
 
 from lakejobs.freshness.runs import Run
-from lakejobs.freshness.state import DomainState
 from lakejobs.freshness.snapshots import newest_snapshot
+from lakejobs.freshness.state import DomainState
 from lakejobs.messages import counted
 from lakejobs.pages import docs
 from lakejobs.project import domains

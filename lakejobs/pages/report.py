@@ -16,8 +16,8 @@ from typing import Any
 from lakejobs.engine import QueryError, Rows
 from lakejobs.engine.sql import text
 from lakejobs.freshness.runs import Run
-from lakejobs.freshness.state import DomainState
 from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
+from lakejobs.freshness.state import DomainState
 from lakejobs.messages import LakeError, counted, few
 from lakejobs.model import GoldFooter, Landing, digest
 from lakejobs.pages import docs
