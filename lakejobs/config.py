@@ -58,6 +58,11 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     lock_timeout = luigi.IntParameter(
         default=3600, description="Seconds to wait while another run writes to the same domain."
     )
+    merge = luigi.BoolParameter(
+        default=True,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        description="Whether new records are merged into silver partitions, or the partitions are rebuilt from bronze.",
+    )
     chunk_rows = luigi.IntParameter(default=500_000, description="Rows to validate at once.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -30,7 +30,7 @@ MOST_DIGITS = 38
 # The lake's own columns and tables on the way from bronze to gold, and words that SQL reserves.
 OURS = """
     file_number landing_date latest_date partition_date malformed is_malformed extra type_errors codes place
-    year month day is_valid validation_errors corrections rescued_data source_file processed_at
+    year month day is_valid validation_errors corrections rescued_data source_file source_record processed_at
     delivered loaded typed repeated superseded kept failed sources silver partitions carried computed
 """
 RESERVED = """
@@ -297,6 +297,7 @@ BOOKKEEPING = {
     "corrections": "string",
     "rescued_data": "string",
     "source_file": "string",
+    "source_record": "bigint",
     "processed_at": "timestamp",
 }
 """Types of the columns that silver adds to a domain's own."""

@@ -177,7 +177,8 @@ class Silver(LakeTask):
             due = [date for date in self.dates if not state.is_fresh(date)]
             if not due:
                 return
-            built = silver.build(state, due, run.engine, settings().chunk_rows, self.on_progress())
+            section = settings()
+            built = silver.build(state, due, run.engine, section.chunk_rows, section.merge, self.on_progress())
             page = None
             if built.validation:
                 # The page says what was published, so it is written after publishing.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lakejobs.messages import OnProgress
@@ -77,6 +77,18 @@ class FileCount:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A silver partition on disk that lacks only the records of some files, which are merged into it."""
+
+    path: str
+    counts: Counts
+    verdicts: Mapping[str, Sequence[int]]
+    """See `Validation.verdicts`."""
+    files: Mapping[str, int]
+    """The files it was made from: their numbers by `source_file`."""
+
+
+@dataclass(frozen=True)
 class SilverJob:
     """What silver partitions are made from."""
 
@@ -85,9 +97,16 @@ class SilverJob:
     dates: Mapping[dt.date, int]
     """The event dates, in order, with the number of records that belong to each."""
     files: Sequence[CsvFile]
-    """In order of delivery."""
+    """The files to read, in order of delivery."""
     chunk_rows: int
     """Rows validated at once."""
+    stored: Mapping[dt.date, Stored] = field(default_factory=dict)
+    """The partitions into which the records of other files are merged. All others are made from files alone."""
+
+    @property
+    def new_records(self) -> int:
+        """The number of records to read."""
+        return sum(self.dates.values()) - sum(stored.counts.records for stored in self.stored.values())
 
 
 class SilverResult(Protocol):

@@ -1,7 +1,7 @@
 """DuckDB in this process: a connection that can read delivered CSV files.
 
-Every statement it is given uses SQL that DuckDB and Spark share; the three functions that they name
-differently (`regexp_like`, `btrim`, `json_text`) are defined here under Spark's names.
+Every statement it is given uses SQL that DuckDB and Spark share; the functions that they name differently
+(`regexp_like`, `btrim`, `json_text`, `json_member`) are defined here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CAREFUL_CHUNK = 50_000
 """Records that the careful reader passes on at once."""
 Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
 """Opens a file by its path in the engine."""
-Delivered: TypeAlias = "tuple[CsvFile, tuple[str | None, list[str | None]] | None, str | None]"
-"""A record: its file, (extra, values) or None if it is malformed, and its raw text if it is."""
+Delivered: TypeAlias = "tuple[CsvFile, int, tuple[str | None, list[str | None]] | None, str | None]"
+"""A record: its file and number there, (extra, values) or None if it is malformed, and its raw text if it is."""
 
 
 class Connection:
@@ -54,6 +54,9 @@ class Connection:
         self._connection.execute("create macro regexp_like(value, pattern) as regexp_matches(value, pattern)")
         self._connection.execute("create macro btrim(value, characters) as trim(value, characters)")
         self._connection.execute("create macro json_text(value) as cast(to_json(value) as varchar)")
+        self._connection.execute(
+            "create macro json_member(value, name) as json_extract_string(value, '$.\"' || name || '\"')"
+        )
 
     def __enter__(self) -> Connection:
         return self
@@ -111,12 +114,10 @@ class Connection:
         """Make an Arrow table readable under a name."""
         self._connection.register(name, data)
 
-    def read_parquet(self, name: str, paths: Sequence[str]) -> None:
-        """Make Parquet files readable under a name."""
-        self.run(
-            f"create or replace temp view {name} as "
-            f"select * from read_parquet([{_list(paths)}], hive_partitioning = false)"
-        )
+    def read_parquet(self, name: str, paths: Sequence[str], *, numbered: bool = False) -> None:
+        """Make Parquet files readable under a name. `numbered` adds `filename`, and `file_row_number` from 0 on."""
+        options = "hive_partitioning = false" + (", filename = true, file_row_number = true" if numbered else "")
+        self.run(f"create or replace temp view {name} as select * from read_parquet([{_list(paths)}], {options})")
 
     def write_parquet(self, query: str, path: str, footer: str) -> int:
         """Write a query's rows to one Parquet file, with `footer` as its `lakejobs` entry; returns their number."""
@@ -133,15 +134,16 @@ class Connection:
 
     # -------------------------------------------------------------------------------------------- CSV
 
-    def load_csv(self, table: str, files: Sequence[CsvFile], columns: Sequence[str], query: str) -> None:
+    def load_csv(self, table: str, files: Sequence[CsvFile], columns: Sequence[str], query: str) -> bool:
         """Create `table` from the result of `query` over the records of CSV files, which it reads as `delivered`.
 
-        `delivered` has one row per record: `file_number`, `landing_date` and `latest_date`; then, as text, `malformed`,
-        the raw text of a malformed line (otherwise NULL); `extra`, the values of unknown columns as the members of a
-        JSON object (NULL if there are none); and the domain's `columns` as delivered, matched by header name, NULL
-        if missing.
+        `delivered` has one row per record: `file_number`, `source_record`, `landing_date` and `latest_date`; then, as
+        text, `malformed`, the raw text of a malformed line (otherwise NULL); `extra`, the values of unknown columns as
+        the members of a JSON object (NULL if there are none); and the domain's `columns` as delivered, matched by
+        header name, NULL if missing.
 
-        `table` also has a column `row_number_`, which increases within a file from line to line.
+        `query` passes on `file_number` and `source_record`, and drops no row. `table` also has a column `row_number_`.
+        Returns whether its rows are in the order of files and records.
         """
         plain: dict[tuple[Any, ...], list[CsvFile]] = {}
         careful = []
@@ -151,20 +153,35 @@ class Connection:
             else:
                 careful.append(file)
         # An empty table of the right types; made in SQL, because making it in Arrow would import pandas.
-        fixed = "0 as file_number, current_date as landing_date, current_date as latest_date"
+        fixed = (
+            "0 as file_number, cast(0 as bigint) as source_record, current_date as landing_date, "
+            "current_date as latest_date"
+        )
         texts = ", ".join(f"cast(null as varchar) as {name}" for name in ("malformed", "extra", *columns))
         self.run(f"create temp view delivered as select {fixed}, {texts} limit 0")
         self.run(f"create temp table {table}_ as {query}")
         self.run("drop view delivered")
+        # Row numbers minus record numbers, for ranges of rows: the engine does not number the records that it reads.
+        self.run(f"create temp table {table}_places (file_number int, first_ bigint, last_ bigint, before_ bigint)")
+        in_order = True
         for group in plain.values():
-            self._load_plain(f"{table}_", group, columns, query)
+            in_order &= not self._load_plain(table, group, columns, query)
         for file in careful:
             for chunk in _read_carefully(file, columns, self._open):
                 self._insert(f"{table}_", chunk, query)
-        self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
+        loaded = [file.number for group in (*plain.values(), careful) for file in group]
+        self.run(
+            f"create temp view {table} as select t.rowid as row_number_, "
+            f"t.* replace (coalesce(t.source_record, t.rowid - p.before_) as source_record) from {table}_ as t "
+            f"left join {table}_places as p on t.file_number = p.file_number and t.rowid between p.first_ and p.last_"
+        )
+        return in_order and loaded == sorted(loaded)
 
-    def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str) -> None:
-        """Read files with the same header and line ends at once."""
+    def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str) -> int:
+        """Read files with the same header and line ends at once, file by file; malformed lines follow after all others.
+
+        Returns the number of malformed lines.
+        """
         import duckdb
 
         header = files[0].inspection.header
@@ -189,8 +206,10 @@ class Connection:
         types = ", ".join(f"c{index}: 'varchar'" for index in range(len(header)))
         self.run("drop table if exists reject_errors; drop table if exists reject_scans")
         numbers = ", ".join(str(file.number) for file in files)
+        ((start,),) = self.rows(f"select count(*) from {table}_")
         self.run(
             f"create temp view delivered as select [{numbers}][{position}] as file_number, "
+            f"cast(null as bigint) as source_record, "
             f"[{landing}][{position}] as landing_date, [{latest}][{position}] as latest_date, "
             f"cast(null as varchar) as malformed, {extra} as extra, {picked} "
             f"from read_csv([{_list(file.path for file in files)}], auto_detect = false, header = true, "
@@ -199,7 +218,7 @@ class Connection:
             f"max_line_size = {LONGEST_LINE}, store_rejects = true)"
         )
         try:
-            self.run(f"insert into {table} {query}")
+            self.run(f"insert into {table}_ {query}")
         except QueryError as error:
             if isinstance(error.__cause__, duckdb.InvalidInputException):
                 raise NotPlainError(str(error)) from error
@@ -210,9 +229,38 @@ class Connection:
         )
         self.run("drop view delivered; drop type file_names")
         by_path = {file.path: file for file in files}
-        lines: list[Delivered] = [(by_path[path], None, raw) for path, raw in _raw_lines(rejects, self._open)]
-        for start in range(0, len(lines), CAREFUL_CHUNK):
-            self._insert(table, _delivered(lines[start : start + CAREFUL_CHUNK], columns), query)
+        lines: list[Delivered] = [
+            (by_path[path], record, None, raw) for path, record, raw in _rejected_lines(rejects, self._open)
+        ]
+        self._place(table, start, lines)
+        for begin in range(0, len(lines), CAREFUL_CHUNK):
+            self._insert(f"{table}_", _delivered(lines[begin : begin + CAREFUL_CHUNK], columns), query)
+        return len(lines)
+
+    def _place(self, table: str, start: int, malformed: Sequence[Delivered]) -> None:
+        """Note where the records of files begin that were loaded, file by file, from row `start` on.
+
+        `malformed` lines are numbered, but not among these rows.
+        """
+        gaps: dict[int, list[int]] = {}
+        for file, record, _, _ in malformed:
+            gaps.setdefault(file.number, []).append(record)
+        places = []
+        for number, first, last, rows in self.rows(
+            f"select file_number, min(rowid), max(rowid), count(*) from {table}_ where rowid >= {start} group by all"
+        ):
+            if last - first + 1 != rows:
+                raise NotPlainError(f"records of file {number} are not in order")
+            # Record numbers minus row numbers grow by one with each malformed line.
+            begin = first
+            for skipped, record in enumerate(sorted(gaps.get(number, ()))):
+                end = first + record - 1 - skipped
+                if end > begin:
+                    places.append((number, begin, end - 1, first - 1 - skipped))
+                    begin = end
+            places.append((number, begin, last, first - 1 - len(gaps.get(number, ()))))
+        for some in range(0, len(places), 10_000):
+            self.run(f"insert into {table}_places values {', '.join(map(str, places[some : some + 10_000]))}")
 
     def _insert(self, table: str, chunk: pa.Table, query: str) -> None:
         self.register("delivered", chunk)
@@ -252,16 +300,25 @@ def _list(values: Iterable[str]) -> str:
     return ", ".join(text(value) for value in values)
 
 
-def _raw_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterator[tuple[str, str]]:
-    """The text of lines that DuckDB rejected. `rejects`: path and position (from 1) of their first bytes."""
+def _rejected_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterator[tuple[str, int, str]]:
+    """The lines that DuckDB rejected: path, number of the record, text. `rejects`: path and position (from 1) of their
+    first bytes.
+
+    No field of these files contains a line end.
+    """
     for path, lines in itertools.groupby(rejects, key=operator.itemgetter(0)):
         with opened(path) as handle:
+            seen = record = 0
             for _, position in lines:
+                handle.seek(seen)
+                record += records.count_lines(handle, position - 1 - seen)
                 handle.seek(position - 1)
                 line = handle.readline()
                 while line and not line.strip(b"\r\n"):
                     line = handle.readline()
-                yield path, line.rstrip(b"\r\n").decode("utf-8", "replace")
+                seen = handle.tell()
+                yield path, record, line.rstrip(b"\r\n").decode("utf-8", "replace")
+                record += 1
 
 
 def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iterator[pa.Table]:
@@ -269,12 +326,13 @@ def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iter
     by_name, others = records.match(file.inspection.header, columns)
     indexes = [by_name.get(name) for name in columns]
     with opened(file.path) as handle:
-        found = records.read(handle, file.inspection)
+        found, number = records.read(handle, file.inspection), 0
         while taken := list(itertools.islice(found, CAREFUL_CHUNK)):
             rows: list[Delivered] = []
             for fields, raw in taken:
+                number += 1
                 if fields is None:
-                    rows.append((file, None, raw))
+                    rows.append((file, number, None, raw))
                     continue
                 values = [None if index is None else fields[index] for index in indexes]
                 extra = ", ".join(
@@ -282,7 +340,7 @@ def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iter
                     for name, index in others.items()
                     if fields[index].strip(" \t")
                 )
-                rows.append((file, (extra or None, values), None))
+                rows.append((file, number, (extra or None, values), None))
             yield _delivered(rows, columns)
 
 
@@ -291,13 +349,14 @@ def _delivered(rows: list[Delivered], columns: Sequence[str]) -> pa.Table:
     import pyarrow as pa
 
     nothing = [None] * len(columns)
-    values = [content[1] if content else nothing for _, content, _ in rows]
+    values = [content[1] if content else nothing for _, _, content, _ in rows]
     data: dict[str, pa.Array[Any]] = {
-        "file_number": pa.array([file.number for file, _, _ in rows], pa.int32()),
-        "landing_date": pa.array([file.landing_date for file, _, _ in rows], pa.date32()),
-        "latest_date": pa.array([file.latest_date for file, _, _ in rows], pa.date32()),
-        "malformed": pa.array([raw for _, _, raw in rows], pa.string()),
-        "extra": pa.array([content[0] if content else None for _, content, _ in rows], pa.string()),
+        "file_number": pa.array([file.number for file, _, _, _ in rows], pa.int32()),
+        "source_record": pa.array([record for _, record, _, _ in rows], pa.int64()),
+        "landing_date": pa.array([file.landing_date for file, _, _, _ in rows], pa.date32()),
+        "latest_date": pa.array([file.latest_date for file, _, _, _ in rows], pa.date32()),
+        "malformed": pa.array([raw for _, _, _, raw in rows], pa.string()),
+        "extra": pa.array([content[0] if content else None for _, _, content, _ in rows], pa.string()),
     }
     for index, name in enumerate(columns):
         data[name] = pa.array([row[index] or None for row in values], pa.string())

@@ -53,7 +53,7 @@ class LocalEngine:
         dates: dict[int, Counter[str]] = {file.number: Counter() for file in files}
         malformed: Counter[int] = Counter()
         with contextlib.ExitStack() as stack:
-            loaded = stack.enter_context(self._load(reading, files, None))
+            loaded = stack.enter_context(self._load(reading, files))
             for number, day, is_malformed, count in loaded.connection.rows(
                 "select file_number, partition_date, is_malformed, count(*) from loaded group by all order by all"
             ):
@@ -63,27 +63,23 @@ class LocalEngine:
             self._keep(loaded)
         return {number: FileCount(dict(found), malformed[number]) for number, found in dates.items()}
 
-    def _load(self, reading: Reading, files: Sequence[CsvFile], dates: tuple[dt.date, dt.date] | None) -> Loaded:
-        """Read files; with `dates`, only the records from the first to the last of them."""
+    def _load(self, reading: Reading, files: Sequence[CsvFile]) -> Loaded:
         # This task may need the memory that the records kept by an earlier one take up.
         self.forget()
-        query = typed = sql.typed_rows(reading)
-        if dates:
-            between = f"partition_date between date '{dates[0]}' and date '{dates[1]}'"
-            query = f"select * from ({typed}) as rows where {between}"
+        query = sql.typed_rows(reading)
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._connect(reading.domain.name))
-            connection.load_csv("loaded", files, list(reading.domain.columns), query)
-            return Loaded(connection, typed, _contents(files), stack.pop_all())
+            in_order = connection.load_csv("loaded", files, list(reading.domain.columns), query)
+            return Loaded(connection, query, _contents(files), in_order, stack.pop_all())
 
-    def _loaded(self, reading: Reading, files: Sequence[CsvFile], dates: tuple[dt.date, dt.date]) -> Loaded:
-        """The records of files: the kept ones (of all dates, perhaps of more files), or newly read ones."""
+    def _loaded(self, reading: Reading, files: Sequence[CsvFile]) -> Loaded:
+        """The records of files: the kept ones (perhaps of more files), or newly read ones."""
         kept = self._kept
         if kept and kept.holds(sql.typed_rows(reading), files):
             self._kept = None
             self._to_close.clear()
             return kept
-        return self._load(reading, files, dates)
+        return self._load(reading, files)
 
     def _keep(self, loaded: Loaded) -> None:
         self._kept = loaded
@@ -98,19 +94,17 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def silver(self, job: SilverJob, on_progress: OnProgress) -> Iterator[LocalResult]:
-        domain, dates = job.reading.domain, list(job.dates)
         importing_it = importing.import_in_background()
-        on_progress(f"reading {sum(job.dates.values()):,} records", 5)
-        with self._loaded(job.reading, job.files, (dates[0], dates[-1])) as loaded:
+        on_progress(f"reading {job.new_records:,} records", 5)
+        with self._loaded(job.reading, job.files) as loaded:
             connection = loaded.connection
-            partitions.select_dates(dates, connection)
-            partitions.deduplicate(domain, job.chunk_rows, connection)
+            first = partitions.select(job, loaded.numbers(job.files), connection)
+            partitions.deduplicate(job, connection)
             on_progress("waiting for Great Expectations", 30)
             importing_it.join()
             validation = partitions.validate(job, connection, on_progress)
-            names = dict(zip(loaded.numbers(job.files), (file.name for file in job.files), strict=True))
-            counts = partitions.judge(job, validation, names, connection)
-            yield LocalResult(job, validation, counts, connection)
+            counts = partitions.judge(job, validation, loaded.in_order, connection)
+            yield LocalResult(job, validation, counts, first, connection)
 
     # -------------------------------------------------------------------------------------------- gold
 
@@ -139,9 +133,16 @@ class Loaded:
     """The records of bronze files as the table `loaded` of a connection: `sql.typed_rows` and `row_number_`."""
 
     def __init__(
-        self, connection: Connection, typed: str, by_content: dict[CsvFile, int], resources: contextlib.ExitStack
+        self,
+        connection: Connection,
+        typed: str,
+        by_content: dict[CsvFile, int],
+        in_order: bool,
+        resources: contextlib.ExitStack,
     ) -> None:
         self.connection = connection
+        self.in_order = in_order
+        """Whether the rows are in the order of files and records."""
         self._typed, self._by_content, self._resources = typed, by_content, resources
 
     def __enter__(self) -> Loaded:
@@ -179,20 +180,30 @@ class LocalResult:
     """Silver partitions on an open connection."""
 
     def __init__(
-        self, job: SilverJob, validation: Validation, counts: Mapping[dt.date, Counts], connection: Connection
+        self,
+        job: SilverJob,
+        validation: Validation,
+        counts: Mapping[dt.date, Counts],
+        first: Mapping[dt.date, int],
+        connection: Connection,
     ) -> None:
         self.validation, self.counts = validation, counts
         self._job, self._connection = job, connection
+        self._rewrites = partitions.rewrites_codes(job, validation)
+        # The dates whose new rows all come after the stored ones.
+        self._appended = {
+            date for date, stored in job.stored.items() if max(stored.files.values(), default=-1) < first.get(date, 0)
+        }
 
     def examples(self) -> dict[int | str, list[dict[str, Any]]]:
-        return partitions.failing_rows(self._job.reading.domain, self.validation, self._connection)
+        return partitions.failing_rows(self._job, self.validation, self._connection)
 
     def write(self, date: dt.date, path: str, footer: str) -> int:
-        domain = self._job.reading.domain
-        if len(self._job.dates) == 1:
-            return partitions.write(domain, date, path, footer, self._connection)
-        with self._connection.another() as own:
-            return partitions.write(domain, date, path, footer, own)
+        with contextlib.ExitStack() as stack:
+            connection = self._connection
+            if len(self._job.dates) > 1:
+                connection = stack.enter_context(connection.another())
+            return partitions.write(self._job, date, path, footer, date in self._appended, self._rewrites, connection)
 
 
 # ------------------------------------------------------------------------------------------------ gold

@@ -4,140 +4,263 @@ Functions of an open connection, paths and values: they read no settings and kee
 this module uses the relations that they leave there:
 
     loaded      typed records of files (`sql.typed_rows`) and row_number_
-    typed       those of the dates that are built
+    typed       those that are new to the partitions that are built
+    sources     file_number, delivery_ (the job's number of the file) and source_file; of stored rows, a file_number
+                below 0
+    stored_     the rows of the stored partitions, as in their files; their row_number_ is below 0
+    old_        these rows as `typed` had them (`sql.stored_rows`)
     superseded  row_number_ and partition_date of the duplicates
     kept        the remaining rows of typed
+    all_        the remaining rows of typed and old_, with delivery_ and source_file
+    judged_     those of them that get new codes
     failed      row_number_ and the codes of the rows that fail a rule
-    sources     file_number and source_file
-    silver      the rows of the partitions, ready to be written
+    silver      the rows that were judged, ready to be written
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from lakejobs.engine import SilverJob, sql
 from lakejobs.engine.duckdb import Connection
 from lakejobs.messages import LakeError, OnProgress, counted
-from lakejobs.model import BOOKKEEPING, Counts, Domain
+from lakejobs.model import BOOKKEEPING, Counts
 from lakejobs.quality.evaluation import EXAMPLE_ROWS, Validation
 
 KEYS_AT_ONCE = 20
 """Keys compared at once, as a multiple of the rows validated at once. An engine can spill to disk, but not without
 limit."""
+FATES = ("rows", "valid", "invalid", "corrected", "rescued")
+"""The counts of a partition that are counted from its rows."""
 LONGEST_SHOWN = 200
 LONGEST_RESCUED = 10_000
 """Characters of a row's rescued data that are read for examples."""
 
 
-def select_dates(dates: list[dt.date], engine: Connection) -> None:
-    """Make the view `typed`: the loaded records of these dates."""
-    wanted = f"partition_date in ({', '.join(f'date {sql.text(date.isoformat())}' for date in dates)})"
-    (others,) = engine.rows(f"select count(*) from loaded where not {wanted}")[0]
-    engine.run(f"create temp view typed as select * from loaded{f' where {wanted}' if others else ''}")
+def select(job: SilverJob, numbers: Sequence[int], engine: Connection) -> dict[dt.date, int]:
+    """Make the relations `typed`, `sources`, `stored_` and `old_`.
+
+    `numbers`: the numbers in `loaded` of the job's files. Returns the number of the first file that is new to a
+    partition, by date.
+    """
+    import pyarrow as pa
+
+    files = dict(zip(numbers, job.files, strict=True))
+    known = {date: set(stored.files.values()) for date, stored in job.stored.items()}
+    first: dict[dt.date, int] = {}
+    wanted, others = [], 0
+    for date, number in engine.rows("select distinct partition_date, file_number from loaded"):
+        if date in job.dates and number in files and files[number].number not in known.get(date, ()):
+            wanted.append((date, number))
+            first[date] = min(first.get(date, files[number].number), files[number].number)
+        else:
+            others += 1
+    typed = "select * from loaded"
+    if others:
+        dates, some = zip(*wanted, strict=True) if wanted else ((), ())
+        engine.register(
+            "wanted",
+            pa.table({"partition_date": pa.array(dates, pa.date32()), "file_number": pa.array(some, pa.int32())}),
+        )
+        typed += (
+            " where exists (select 1 from wanted as w "
+            "where w.partition_date = loaded.partition_date and w.file_number = loaded.file_number)"
+        )
+    engine.run(f"create temp view typed as {typed}")
+    named = {number: (file.number, file.name) for number, file in files.items()}
+    for stored in job.stored.values():
+        named |= {-1 - number: (number, name) for name, number in stored.files.items()}
+    deliveries, names = zip(*named.values(), strict=True) if named else ((), ())
+    engine.register(
+        "sources_",
+        pa.table(
+            {
+                "file_number": pa.array(list(named), pa.int32()),
+                "delivery_": pa.array(deliveries, pa.int32()),
+                "source_file": pa.array(names, pa.string()),
+            }
+        ),
+    )
+    # Not temporary, like `superseded` and `silver`: several connections read it.
+    engine.run("create table sources as select * from sources_")
+    if job.stored:
+        firsts, rows = {}, 0
+        for date, stored in job.stored.items():
+            firsts[date], rows = -1 - rows, rows + stored.counts.rows
+        engine.read_parquet("parquet_", [stored.path for stored in job.stored.values()], numbered=True)
+        places = ", ".join(
+            f"({sql.text(stored.path)}, date '{date}', {firsts[date]})" for date, stored in job.stored.items()
+        )
+        engine.run(
+            "create temp view stored_ as select s.* exclude (filename, file_row_number), p.partition_date, "
+            f"p.first_ - s.file_row_number as row_number_ from parquet_ as s "
+            f"join (values {places}) as p (path, partition_date, first_) on s.filename = p.path"
+        )
+        engine.run(f"create temp view old_ as {sql.stored_rows(job.reading)}")
+    return first
 
 
-def deduplicate(domain: Domain, chunk_rows: int, engine: Connection) -> None:
-    """Make the relations `superseded` (row_number_, partition_date) and `kept`.
+def deduplicate(job: SilverJob, engine: Connection) -> None:
+    """Make the relations `superseded`, `kept` and `all_`.
 
     Rows that lack any part of the key are never merged.
     """
+    domain = job.reading.domain
     key = ", ".join(domain.keys)
     has_key = " and ".join(f"{name} is not null" for name in domain.keys)
     (rows,) = engine.rows("select count(*) from typed")[0]
-    parts = 1 + rows // (KEYS_AT_ONCE * chunk_rows)
-    engine.run("create temp table superseded as select row_number_, partition_date from typed limit 0")
+    parts = 1 + (rows + sum(stored.counts.rows for stored in job.stored.values())) // (KEYS_AT_ONCE * job.chunk_rows)
+    engine.run("create table superseded as select row_number_, partition_date from typed limit 0")
     for part in range(parts):
         some = f" and abs(hash({key})) % {parts} = {part}" if parts > 1 else ""
         # Sort repeated keys only: there are few.
-        engine.run(
-            f"create or replace temp table repeated as select partition_date, {key} from typed "
-            f"where {has_key}{some} group by partition_date, {key} having count(*) > 1"
+        repeated = (
+            f"select partition_date, {key} from typed where {has_key}{some} "
+            f"group by partition_date, {key} having count(*) > 1"
         )
-        engine.run(f"insert into superseded {sql.superseded_rows(domain)}")
+        rivals = (
+            "select n.row_number_, n.partition_date, r.key_, n.event_time_, s.delivery_, n.source_record "
+            f"from typed as n join repeated as r on {_same(domain.keys, 'n', 'r')} "
+            "join sources as s on n.file_number = s.file_number"
+        )
+        if job.stored:
+            repeated += (
+                f" union select partition_date, {key} from old_ as o where {has_key}{some} "
+                f"and exists (select 1 from typed as n where {_same(domain.keys, 'n', 'o')})"
+            )
+            rivals += (
+                " union all "
+                "select o.row_number_, o.partition_date, r.key_, o.event_time_, s.delivery_, o.source_record "
+                f"from old_ as o join repeated as r on {_same(domain.keys, 'o', 'r')} "
+                "join sources as s on o.source_file = s.source_file and s.file_number < 0"
+            )
+        engine.run(f"create or replace temp table repeated as select row_number() over () as key_, * from ({repeated})")
+        engine.run(f"create or replace temp view rivals_ as {rivals}")
+        engine.run(f"insert into superseded {sql.superseded_rows()}")
     (superseded,) = engine.rows("select count(*) from superseded")[0]
-    kept = "select * from typed"
-    if superseded:
-        kept += " where not exists (select 1 from superseded where superseded.row_number_ = typed.row_number_)"
-    engine.run(f"create temp view kept as {kept}")
+    remain = "not exists (select 1 from superseded as s where s.row_number_ = r.row_number_)" if superseded else "true"
+    engine.run(f"create temp view kept as select * from typed as r where {remain}")
+    columns = ", ".join(
+        f"r.{name}"
+        for name in (
+            *("row_number_", "partition_date", "source_record", "event_time_", "is_malformed", "type_errors"),
+            *("corrections", "rescued_data", *domain.rule_columns),
+        )
+    )
+    new = f"select {columns}, s.delivery_, s.source_file from kept as r join sources as s using (file_number)"
+    engine.run(f"create temp view new_ as {new}")
+    if job.stored:
+        old = (
+            f"select {columns}, s.delivery_, r.source_file from old_ as r "
+            f"join sources as s on r.source_file = s.source_file and s.file_number < 0 where {remain}"
+        )
+        engine.run(f"create temp view all_ as {new} union all {old}")
+    else:
+        engine.run("create temp view all_ as select * from new_")
+
+
+def _same(keys: Sequence[str], one: str, other: str) -> str:
+    return " and ".join(f"{one}.{name} = {other}.{name}" for name in ("partition_date", *keys))
 
 
 def validate(job: SilverJob, engine: Connection, on_progress: OnProgress) -> Validation:
-    """Have Great Expectations judge the kept rows, except malformed lines, which have no values to judge."""
-    validation = Validation(job.suite, job.reading.domain)
-    records, done = sum(job.dates.values()), 0
+    """Have Great Expectations judge the rows, except malformed lines, which have no values to judge.
 
-    judged = "from kept where not is_malformed"
+    Rules that judge each row by itself see the new rows, and the stored rows that new ones supersede, to take back what
+    was counted for them.
+    """
+    validation = Validation(job.suite, job.reading.domain)
+    for date, stored in job.stored.items():
+        validation.add_verdicts(date, stored.verdicts)
+    new, done = job.new_records, 0
     if validation.columns:
         # Passing on text is the most expensive part, and most columns of text are only checked for NULL.
         picked = ", ".join(
             f"case when {c} is not null then cast(1 as tinyint) end as {c}" if c in validation.presence_columns else c
             for c in validation.columns
         )
-        for chunk in engine.chunks(f"select row_number_, partition_date, {picked} {judged}", job.chunk_rows):
-            on_progress(f"validating row {done + 1:,} of {records:,}", 40 + 15 * done // max(1, records))
+        query = f"select row_number_, partition_date, {picked} from"
+        for chunk in engine.chunks(f"{query} kept where not is_malformed", job.chunk_rows):
+            on_progress(f"validating row {done + 1:,} of {new:,}", 40 + 15 * done // max(1, new))
             validation.add_rows(chunk.column(0), chunk.column(1), chunk.select(validation.columns))
             done += chunk.num_rows
+        if _has_superseded_stored(engine):
+            gone = f"{query} old_ where row_number_ in (select row_number_ from superseded where row_number_ < 0)"
+            for chunk in engine.chunks(gone, job.chunk_rows):
+                validation.remove_rows(chunk.column(0), chunk.column(1), chunk.select(validation.columns))
+    if rewrites_codes(job, validation):
+        codes = engine.arrow("select row_number_, codes_ from old_ where codes_ is not null")
+        validation.add_codes(codes.column(0), codes.column(1))
     if (whole := validation.whole_columns) is not None:
         for date in job.dates:
             table = engine.arrow(
-                f"select {', '.join(['row_number_', *whole])} {judged} and partition_date = date '{date}' "
-                "order by row_number_"
+                f"select {', '.join(['row_number_', *whole])} from all_ "
+                f"where not is_malformed and partition_date = date '{date}' order by delivery_, source_record"
             )
             validation.add_partition(date, table.column(0), table.select(whole))
     return validation
 
 
-def judge(
-    job: SilverJob, validation: Validation, source_files: Mapping[int, str], engine: Connection
-) -> dict[dt.date, Counts]:
+def rewrites_codes(job: SilverJob, validation: Validation) -> bool:
+    """Whether the stored rows get new codes: whether they pass a rule about a whole partition may have changed."""
+    return bool(job.stored) and validation.marks_by_partition
+
+
+def _has_superseded_stored(engine: Connection) -> bool:
+    return bool(engine.rows("select 1 from superseded where row_number_ < 0 limit 1"))
+
+
+def judge(job: SilverJob, validation: Validation, in_order: bool, engine: Connection) -> dict[dt.date, Counts]:
     """Make the relation `silver`, ready to be written, and count the fates of every date's records.
 
-    `source_files`: `source_file` by file number. Raises LakeError if the fates do not add up to the records in bronze:
-    no record may be lost silently.
+    `in_order`: whether the rows of `loaded` are in the order of files and records. Raises LakeError if the fates do not
+    add up to the records in bronze: no record may be lost silently.
     """
-    import pyarrow as pa
-
     domain = job.reading.domain
+    rewrites = rewrites_codes(job, validation)
+    engine.run(f"create temp view judged_ as select * from {'all_' if rewrites else 'new_'}")
     engine.register("failed", validation.failed_rows())
-    engine.register(
-        "sources",
-        pa.table(
-            {
-                "file_number": pa.array(list(source_files), pa.int32()),
-                "source_file": pa.array(list(source_files.values()), pa.string()),
-            }
-        ),
-    )
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     query = f"select *, timestamp '{now}' as processed_at from ({sql.judged_rows(domain)}) as judged"
-    if len(job.dates) == 1:
+    if len(job.dates) == 1 and in_order and not rewrites:
         engine.run(f"create temp view silver as {query}")
     else:
-        # Not a temporary table: several connections read it.
-        engine.run(f"create table silver as {query} order by partition_date")
-    found: dict[dt.date, dict[str, int]] = {
-        date: {"rows": 0, "valid": 0, "invalid": 0, "duplicates": 0, "corrected": 0, "rescued": 0} for date in job.dates
-    }
-    failures: dict[dt.date, dict[str, int]] = {date: {} for date in job.dates}
-    for date, valid, wrong, total, corrected, rescued in engine.rows(
-        "select partition_date, is_valid, validation_errors, count(*), count(corrections), count(rescued_data) "
-        "from silver group by all"
-    ):
-        count = found[date]
-        count["rows"] += total
-        count["valid" if valid else "invalid"] += total
-        count["corrected"] += corrected
-        count["rescued"] += rescued
-        for code in (wrong or "").split("; ") if wrong else ():
-            failures[date][code] = failures[date].get(code, 0) + total
+        engine.run(f"create table silver as {query} order by partition_date, delivery_, source_record")
+    found: dict[dt.date, Counter[str]] = {date: Counter() for date in job.dates}
+    failures: dict[dt.date, Counter[str]] = {date: Counter() for date in job.dates}
+    for date, stored in job.stored.items():
+        found[date]["duplicates"] = stored.counts.duplicates
+        if not rewrites:
+            found[date].update({name: getattr(stored.counts, name) for name in FATES})
+            failures[date].update(stored.counts.failures)
+    changes = [(1, "silver")]
+    if job.stored and not rewrites and _has_superseded_stored(engine):
+        changes.append((-1, "stored_ where row_number_ in (select row_number_ from superseded where row_number_ < 0)"))
+    for sign, rows in changes:
+        for date, valid, wrong, total, corrected, rescued in engine.rows(
+            "select partition_date, is_valid, validation_errors, count(*), count(corrections), count(rescued_data) "
+            f"from {rows} group by all"
+        ):
+            found[date]["rows"] += sign * total
+            found[date]["valid" if valid else "invalid"] += sign * total
+            found[date]["corrected"] += sign * corrected
+            found[date]["rescued"] += sign * rescued
+            for code in wrong.split("; ") if wrong else ():
+                failures[date][code] += sign * total
     for date, duplicates in engine.rows("select partition_date, count(*) from superseded group by all"):
-        found[date]["duplicates"] = duplicates
+        found[date]["duplicates"] += duplicates
     counts = {
-        date: Counts(records=records, failures=failures[date], **found[date]) for date, records in job.dates.items()
+        date: Counts(
+            records=records,
+            failures={code: rows for code, rows in sorted(failures[date].items()) if rows},
+            duplicates=found[date]["duplicates"],
+            **{name: found[date][name] for name in FATES},
+        )
+        for date, records in job.dates.items()
     }
     for date, fates in counts.items():
         if fates.records != fates.rows + fates.duplicates:
@@ -149,12 +272,13 @@ def judge(
     return counts
 
 
-def failing_rows(domain: Domain, validation: Validation, engine: Connection) -> dict[int | str, list[dict[str, Any]]]:
+def failing_rows(job: SilverJob, validation: Validation, engine: Connection) -> dict[int | str, list[dict[str, Any]]]:
     """A few failing rows of each rule, by the rule's position, or by code for those marked while reading.
 
     Each has its key, its source file and the values of the rule's columns as delivered: in silver, a value that did not
     fit its type is NULL, and a corrected one is different.
     """
+    domain = job.reading.domain
     marked = engine.rows(
         f"select type_errors, min(row_number_, {EXAMPLE_ROWS}) from kept "
         "where type_errors is not null group by type_errors"
@@ -168,14 +292,13 @@ def failing_rows(domain: Domain, validation: Validation, engine: Connection) -> 
     wanted = {number for numbers in numbers_of.values() for number in numbers}
     if not wanted:
         return {}
-    columns = ", ".join(f"k.{name}" for name in domain.rule_columns)
     found = {
         row[0]: row[1:]
         for row in engine.rows(
             # A malformed line can be as long as its file.
-            f"select k.row_number_, s.source_file, substr(k.rescued_data, 1, {LONGEST_RESCUED}), k.corrections, "
-            f"{columns} from kept as k join sources as s "
-            f"on k.file_number = s.file_number where k.row_number_ in ({', '.join(map(str, sorted(wanted)))})"
+            f"select row_number_, source_file, substr(rescued_data, 1, {LONGEST_RESCUED}), corrections, "
+            f"{', '.join(domain.rule_columns)} from {'all_' if min(wanted) < 0 else 'new_'} "
+            f"where row_number_ in ({', '.join(map(str, sorted(wanted)))})"
         )
     }
     rules = {rule.position: rule for rule in validation.suite.rules}
@@ -202,10 +325,34 @@ def failing_rows(domain: Domain, validation: Validation, engine: Connection) -> 
     return examples
 
 
-def write(domain: Domain, date: dt.date, path: str, footer: str, engine: Connection) -> int:
-    """Write a partition's rows to a local path; returns the number of rows."""
-    columns = ", ".join([*domain.columns, *BOOKKEEPING])
-    return engine.write_parquet(f"select {columns} from silver where partition_date = date '{date}'", path, footer)
+def write(
+    job: SilverJob, date: dt.date, path: str, footer: str, is_appended: bool, rewrites: bool, engine: Connection
+) -> int:
+    """Write a partition's rows to a local path, in the order of files and records; returns the number of rows.
+
+    `is_appended`: whether all new rows follow after the stored ones. `rewrites`: whether `silver` has the stored rows.
+    """
+    columns = ", ".join([*job.reading.domain.columns, *BOOKKEEPING])
+    rows = f"from silver where partition_date = date '{date}'"
+    stored = job.stored.get(date)
+    if stored is None or rewrites:
+        return engine.write_parquet(f"select {columns} {rows}", path, footer)
+    engine.read_parquet("one_", [stored.path], numbered=True)
+    first = -1
+    for other, before in job.stored.items():
+        if other == date:
+            break
+        first -= before.counts.rows
+    remain = f"not exists (select 1 from superseded as s where s.row_number_ = {first} - o.file_row_number)"
+    if is_appended:
+        query = f"select {columns} from one_ as o where {remain} union all select {columns} {rows}"
+    else:
+        query = (
+            f"select {columns} from (select o.*, p.delivery_ from one_ as o join sources as p "
+            f"on o.source_file = p.source_file and p.file_number < 0 where {remain} "
+            f"union all by name select {columns}, delivery_ {rows}) as merged order by delivery_, source_record"
+        )
+    return engine.write_parquet(query, path, footer)
 
 
 def rescued_values(text: str | None) -> dict[str, Any]:

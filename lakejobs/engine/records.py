@@ -117,6 +117,15 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
     return Inspection(digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason)
 
 
+def count_lines(source: BinaryIO, length: int) -> int:
+    """The number of lines that are not empty, in the next `length` bytes."""
+    found = 0
+    while length > 0 and (line := source.readline()):
+        length -= len(line)
+        found += bool(line.strip(b"\r\n"))
+    return found
+
+
 def _hashed(source: BinaryIO, digest: Any) -> Iterator[bytes]:
     """A file in chunks. Hashing releases the GIL, so it runs while a chunk is being inspected."""
     with ThreadPoolExecutor(1) as pool:

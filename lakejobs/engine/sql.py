@@ -24,6 +24,8 @@ ZONE = " ?(Z|UTC|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)$"
 MALFORMED = "MALFORMED_LINE"
 TYPE = "TYPE"
 OUT_OF_RANGE = "OUT_OF_RANGE"
+READING = (MALFORMED, TYPE, OUT_OF_RANGE)
+"""How the codes that come from reading begin."""
 
 
 def text(value: str) -> str:
@@ -54,29 +56,18 @@ def partition_dates(reading: Reading) -> str:
 def typed_rows(reading: Reading) -> str:
     """Query over `delivered`: every record typed, rescued and corrected.
 
-    Columns: file_number, partition_date, event_time_ (NULL if not usable), is_malformed, the domain's columns, each
-    correction's `difference`, and type_errors (codes), corrections and rescued_data: NULL if there are none.
+    Columns: file_number, source_record, partition_date, event_time_ (NULL if not usable), is_malformed, the domain's
+    columns, each correction's `difference`, and type_errors (codes), corrections and rescued_data: NULL if there are
+    none.
     """
     domain = reading.domain
     corrected = {correction.column for correction in domain.corrections}
     typed = [name for name, kind in domain.columns.items() if kind != "text"]
-    expected, wrong, difference = [], [], []
-    for correction in domain.corrections:
-        column = correction.column
-        reported_value, expected_value = column, f"{column}_expected"
-        if domain.columns[column] == "number":
-            product = f"cast({correction.expression} as double)"
-            expected.append(f"case when abs({product}) < {TOO_LARGE} then {product} end as {column}_expected")
-        else:
-            expected.append(f"try_cast({correction.expression} as {domain.columns[column]}) as {column}_expected")
-            # The difference of two large decimals may need one digit more than a decimal has.
-            reported_value, expected_value = f"cast({column} as double)", f"cast({column}_expected as double)"
-        # Rounded, because 0.01 has no exact binary fraction.
-        difference.append(f"round({reported_value} - {expected_value}, 6) as {correction.difference}")
-        wrong.append(
-            f"{column}_expected is not null and ({column} is null "
-            f"or abs({correction.difference}) > {correction.tolerance}) as {column}_is_wrong"
-        )
+    wrong = [
+        f"{correction.column}_expected is not null and ({correction.column} is null "
+        f"or abs({correction.difference}) > {correction.tolerance}) as {correction.column}_is_wrong"
+        for correction in domain.corrections
+    ]
     values = [
         f"case when {name}_is_wrong then {name}_expected else {name} end as {name}" if name in corrected else name
         for name in domain.columns
@@ -97,12 +88,11 @@ def typed_rows(reading: Reading) -> str:
         *(f"""case when {name} is null then '"{name}": ' || json_text({name}_text) end""" for name in typed),
         "extra",
     ]
-    rows = _dated(reading)
-    for layer in (expected, difference, wrong):
-        if layer:
-            rows = f"select *, {', '.join(layer)} from ({rows}) as layer"
+    rows = _compared(domain, _dated(reading))
+    if wrong:
+        rows = f"select *, {', '.join(wrong)} from ({rows}) as layer"
     return (
-        f"select file_number, partition_date, event_time_, is_malformed, {', '.join(values)}, "
+        f"select file_number, source_record, partition_date, event_time_, is_malformed, {', '.join(values)}, "
         f"{''.join(f'{correction.difference}, ' for correction in domain.corrections)}"
         f"nullif(concat_ws('; ', {', '.join(errors)}), '') as type_errors, "
         f"{_json_object(reported)} as corrections, {_json_object(rescued)} as rescued_data "
@@ -110,36 +100,89 @@ def typed_rows(reading: Reading) -> str:
     )
 
 
-def superseded_rows(domain: Domain) -> str:
-    """Query over `typed` and `repeated`, the keys that occur more than once on a date: row_number_ and partition_date
-    of the superseded rows.
+def stored_rows(reading: Reading) -> str:
+    """Query over `stored_`, rows of silver and their row_number_ and partition_date: these rows as `typed_rows` had
+    them, and `codes_`, the codes of the suite's rules.
 
-    Of the rows with the same date and key, the one with the latest timestamp is kept, then the one from the later
-    delivery, then the one on the later line.
+    Requires that no rule has a code which begins like one from reading, see `READING`.
     """
-    keys = ", ".join(f"t.{key}" for key in domain.keys)
-    same = " and ".join(f"t.{key} = r.{key}" for key in domain.keys)
+    domain = reading.domain
+    code = f"({MALFORMED}|({TYPE}|{OUT_OF_RANGE}):[a-z0-9_]+)"
+    found = f"nullif(regexp_extract(validation_errors, '^{code}(; {code})*', 0), '')"
+    kept = ["row_number_", "partition_date", "source_file", "source_record", "corrections", "rescued_data"]
+    corrected = {correction.column for correction in domain.corrections}
+    columns, reported = [], []
+    for name, kind in domain.columns.items():
+        if name in corrected:
+            member, value = text(f'"{name}": '), _typed(reading, f"json_member(corrections, {text(name)})", kind)
+            columns.append(f"{name}_stored_ as {name}")
+            reported.append(f"{name} as {name}_stored_")
+            reported.append(f"case when instr(corrections, {member}) > 0 then {value} else {name} end as {name}")
+        else:
+            columns.append(name)
+            reported.append(name)
+    rows = f"select {', '.join(kept)}, validation_errors, {found} as type_errors, {', '.join(reported)} from stored_"
+    rows = _compared(domain, rows)
+    return (
+        f"select {', '.join(kept)}, type_errors, coalesce(type_errors = '{MALFORMED}', false) as is_malformed, "
+        f"case when type_errors is null or type_errors not like '%{OUT_OF_RANGE}:%' then {domain.event_time} end "
+        f"as event_time_, {', '.join(columns)}, "
+        f"{''.join(f'{correction.difference}, ' for correction in domain.corrections)}"
+        "case when type_errors is null then validation_errors "
+        "else nullif(substr(validation_errors, length(type_errors) + 3), '') end as codes_ "
+        f"from ({rows}) as compared"
+    )
+
+
+def _compared(domain: Domain, rows: str) -> str:
+    """A query's rows, and for each correction the expected value and the `difference` of the reported one from it."""
+    expected, difference = [], []
+    for correction in domain.corrections:
+        column = correction.column
+        reported_value, expected_value = column, f"{column}_expected"
+        if domain.columns[column] == "number":
+            product = f"cast({correction.expression} as double)"
+            expected.append(f"case when abs({product}) < {TOO_LARGE} then {product} end as {column}_expected")
+        else:
+            expected.append(f"try_cast({correction.expression} as {domain.columns[column]}) as {column}_expected")
+            # The difference of two large decimals may need one digit more than a decimal has.
+            reported_value, expected_value = f"cast({column} as double)", f"cast({column}_expected as double)"
+        # Rounded, because 0.01 has no exact binary fraction.
+        difference.append(f"round({reported_value} - {expected_value}, 6) as {correction.difference}")
+    for layer in (expected, difference):
+        if layer:
+            rows = f"select *, {', '.join(layer)} from ({rows}) as layer"
+    return rows
+
+
+def superseded_rows() -> str:
+    """Query over `rivals_`, the rows whose key occurs more than once on a date: row_number_ and partition_date of the
+    superseded ones.
+
+    Columns of `rivals_`: row_number_, partition_date, key_ (a number for each date and key), event_time_, delivery_ and
+    source_record. Of the rows with the same date and key, the one with the latest timestamp is kept, then the one from
+    the later delivery, then the later record.
+    """
     return (
         "select row_number_, partition_date from ("
-        f"select t.row_number_, t.partition_date, row_number() over (partition by t.partition_date, {keys} "
-        "order by t.event_time_ desc nulls last, t.file_number desc, t.row_number_ desc) as place "
-        f"from typed as t join repeated as r on t.partition_date = r.partition_date and {same}"
-        ") as ranked where place > 1"
+        "select row_number_, partition_date, row_number() over (partition by key_ "
+        "order by event_time_ desc nulls last, delivery_ desc, source_record desc) as place "
+        "from rivals_) as ranked where place > 1"
     )
 
 
 def judged_rows(domain: Domain) -> str:
-    """Query over `kept`, `failed` (row_number_, codes) and `sources` (file_number, source_file): the rows of silver and
-    their partition_date, without `processed_at`."""
+    """Query over `judged_` and `failed` (row_number_, codes): the rows of silver, their partition_date and delivery_,
+    without `processed_at`."""
     errors = (
-        "coalesce(nullif(concat_ws('; ', k.type_errors, f.codes), ''), "
-        f"case when k.event_time_ is null then 'NULL:{domain.event_time}' end)"
+        "coalesce(nullif(concat_ws('; ', j.type_errors, f.codes), ''), "
+        f"case when j.event_time_ is null then 'NULL:{domain.event_time}' end)"
     )
     return (
-        f"select partition_date, {', '.join(domain.columns)}, validation_errors is null as is_valid, "
-        f"validation_errors, corrections, rescued_data, source_file from ("
-        f"select k.*, {errors} as validation_errors, s.source_file from kept as k left join failed as f "
-        "on k.row_number_ = f.row_number_ join sources as s on k.file_number = s.file_number) as judged"
+        f"select partition_date, delivery_, {', '.join(domain.columns)}, validation_errors is null as is_valid, "
+        "validation_errors, corrections, rescued_data, source_file, source_record from ("
+        f"select j.*, {errors} as validation_errors from judged_ as j left join failed as f "
+        "on j.row_number_ = f.row_number_) as judged"
     )
 
 
@@ -148,7 +191,7 @@ def hashes(reading: Reading) -> dict[str, str]:
     domain = reading.domain
     queries = {
         "typed": typed_rows(reading),
-        "superseded": f"{', '.join(domain.keys)}\n{superseded_rows(domain)}",
+        "superseded": f"{', '.join(domain.keys)}\n{superseded_rows()}",
         "judged": judged_rows(domain),
     }
     return {name: hashlib.sha256(query.encode()).hexdigest()[:32] for name, query in queries.items()}
@@ -184,7 +227,8 @@ def _dated(reading: Reading) -> str:
         "select *, coalesce(cast(event_time_ as date), landing_date) as partition_date from ("
         f"select *, case when {usable} then {time} end as event_time_ from ("
         f"select *, {', '.join(typed)} from ("
-        "select file_number, landing_date, latest_date, malformed, malformed is not null as is_malformed, extra, "
+        "select file_number, source_record, landing_date, latest_date, malformed, "
+        "malformed is not null as is_malformed, extra, "
         f"{', '.join(trimmed)} from delivered) as trimmed) as typed) as ranged"
     )
 

@@ -99,4 +99,4 @@ class Facts:
 
 def _brief(content: dict[str, Any]) -> dict[str, Any]:
     """A footer without its long, rarely needed parts, such as the lineage."""
-    return {key: value for key, value in content.items() if key not in ("checksum", "lineage", "inputs")}
+    return {key: value for key, value in content.items() if key not in ("checksum", "lineage", "verdicts", "inputs")}

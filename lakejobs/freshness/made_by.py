@@ -15,7 +15,7 @@ from lakejobs.model import Domain, digest
 from lakejobs.project import domains
 from lakejobs.quality import suite
 
-SILVER_VERSION = 2
+SILVER_VERSION = 3
 GOLD_VERSION = 3
 """Raise one when Python code makes other rows from the same input; SQL, rules and settings are hashed. A test compares
 a fingerprint of the output with the versions."""

@@ -1,8 +1,11 @@
 """Silver: typed, corrected, deduplicated and validated rows by event date.
 
 One pass builds any number of partitions. The engine reads the bronze files that hold their records, types, rescues and
-corrects every record, keeps the last of each key, and has Great Expectations judge the rows; each date is published as
-one file. Every bronze record becomes a valid row, an invalid row, or a superseded duplicate; the footer counts each.
+corrects every record, keeps the last of each key, and has Great Expectations validate the rows; each date is published
+as one file. Every bronze record becomes a valid row, an invalid row, or a superseded duplicate; the footer counts each.
+
+If a partition only lacks the records of some files, they are merged into what is stored. The result is the same, except
+for `processed_at` of the rows that were there.
 """
 
 from __future__ import annotations
@@ -13,14 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from lakejobs.engine import CsvFile, Engine, SilverJob, SilverResult
+from lakejobs.engine import CsvFile, Engine, SilverJob, SilverResult, Stored
+from lakejobs.engine.sql import READING
 from lakejobs.freshness.made_by import SILVER_VERSION
 from lakejobs.freshness.state import DomainState
 from lakejobs.layers import bronze
 from lakejobs.messages import LakeError, OnProgress, counted, few, log, percent
 from lakejobs.model import Counts, ManifestEntry, SilverFooter
 from lakejobs.quality.evaluation import Validation
-from lakejobs.quality.suite import load_suite
+from lakejobs.quality.suite import Suite, load_suite
 from lakejobs.storage import footer
 
 WRITERS = 4
@@ -58,11 +62,12 @@ class Built:
 
 
 def build(
-    state: DomainState, dates: Sequence[dt.date], engine: Engine, chunk_rows: int, on_progress: OnProgress
+    state: DomainState, dates: Sequence[dt.date], engine: Engine, chunk_rows: int, merge: bool, on_progress: OnProgress
 ) -> Built:
-    """Rebuild silver partitions from bronze, and remove those that no longer have records.
+    """Bring silver partitions up to date with bronze, and remove those that no longer have records.
 
-    `chunk_rows`: how many rows are validated at once.
+    `chunk_rows`: how many rows are validated at once. `merge`: whether to merge new records into stored partitions
+    where possible.
     """
     suite = load_suite(state.reading.domain)
     find_manifests(state, dates, engine, on_progress)
@@ -73,12 +78,14 @@ def build(
     built = Built(removed)
     if wanted:
         found = sources(state, wanted)
+        merged = stored(state, suite, wanted, found) if merge else {}
         job = SilverJob(
             reading=state.reading,
             suite=suite,
             dates={date: state.records(date) for date in wanted},
-            files=[file for file, _ in found],
+            files=[file for file, entry in found if any(is_new(file, entry, date, merged) for date in wanted)],
             chunk_rows=chunk_rows,
+            stored=merged,
         )
         with engine.silver(job, on_progress) as result:
             withheld = result.validation.withheld()
@@ -105,6 +112,45 @@ def sources(state: DomainState, dates: Sequence[dt.date]) -> list[tuple[CsvFile,
     ]
     entries.sort(key=lambda one: bronze.delivery_order(*one))
     return [(bronze.csv_file(state, *one, number), one[1]) for number, one in enumerate(entries)]
+
+
+def stored(
+    state: DomainState, suite: Suite, dates: Sequence[dt.date], files: Sequence[tuple[CsvFile, ManifestEntry]]
+) -> dict[dt.date, Stored]:
+    """The partitions among `dates` that only lack records of some of the `files`, whose rows are otherwise as they
+    would be built now, and whose file is intact."""
+    if any(rule.code.startswith(READING) for rule in suite.rules):
+        return {}  # codes of rules could not be told from those that come from reading
+    found = {}
+    for date in dates:
+        known, path = state.silver.get(date), state.lake.silver(state.domain, date)
+        made_by = (SILVER_VERSION, state.made_by.rules_hash, state.made_by.warnings_hash)
+        if not known or (known.version, known.rules, known.warnings) != made_by or not known.counts.rows:
+            continue
+        held = {tuple(lineage_of(file, entry, date)): file for file, entry in files if date.isoformat() in entry.dates}
+        content = footer.read_footer(state.lake.store, path)
+        if content is None:
+            continue
+        old = [tuple(one) for one in content["lineage"]["files"]]
+        if not held.keys() >= {*old} or sum(records for *_, records in old) != known.counts.records:
+            continue
+        found[date] = Stored(
+            path=state.lake.location(path),
+            counts=SilverFooter.from_json(content).counts,
+            verdicts=content["verdicts"],
+            files={held[one].name: held[one].number for one in old},
+        )
+    return found
+
+
+def is_new(file: CsvFile, entry: ManifestEntry, date: dt.date, merged: Mapping[dt.date, Stored]) -> bool:
+    """Whether a file holds records of a partition that are not stored there."""
+    return date.isoformat() in entry.dates and not (date in merged and file.name in merged[date].files)
+
+
+def lineage_of(file: CsvFile, entry: ManifestEntry, date: dt.date) -> list[Any]:
+    """What a partition's footer says of a file it was made from: name, size, content hash, and its records there."""
+    return [file.name, entry.bytes, entry.inspection.sha256, entry.dates[date.isoformat()]]
 
 
 def why_rebuilt(state: DomainState, dates: Sequence[dt.date]) -> dict[str, list[dt.date]]:
@@ -145,15 +191,15 @@ def publish(
 
     def write(date: dt.date) -> str:
         path, counts = state.lake.silver(state.domain, date), result.counts[date]
-        made_from = [
-            [file.name, entry.bytes, entry.inspection.sha256]
-            for file, entry in files
-            if date.isoformat() in entry.dates
-        ]
+        made_from = [lineage_of(file, entry, date) for file, entry in files if date.isoformat() in entry.dates]
         known = SilverFooter(
             state.expected(date) or "", SILVER_VERSION, made_by.rules_hash, made_by.warnings_hash, counts
         )
-        content = {**known.to_json(), "lineage": {"files": made_from, **made_by.to_json()}}
+        content = {
+            **known.to_json(),
+            "lineage": {"files": made_from, **made_by.to_json()},
+            "verdicts": result.validation.verdicts(date),
+        }
         store.sweep(path.rpartition("/")[0])
         with store.publish(path) as temporary:
             written = result.write(date, temporary, footer.footer_text(content))

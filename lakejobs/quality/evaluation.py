@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lakejobs.messages import LakeError, few
@@ -66,7 +66,7 @@ class Validation:
             self._configurations[rule.position] = configuration
             self.outcomes[rule.position] = Outcome(rule, row_level)
             (self._row_local if row_local else self._whole).append(rule)
-        self._failures: dict[int, list[Any]] = {}  # rule position → arrays of row numbers
+        self._failures: dict[int, list[Any]] = {}  # position of a critical rule → arrays of row numbers
         self.example_rows: dict[int, list[int]] = {}  # rule position → row numbers of the first failing rows
 
     @property
@@ -87,8 +87,37 @@ class Validation:
             return None
         return [c for c in self._domain.rule_columns if any(c in rule.columns for rule in self._whole)]
 
-    def add_rows(self, numbers: pa.ChunkedArray[Any], dates: pa.ChunkedArray[Any], columns: pa.Table) -> None:
-        """Judge rows of any partitions. `numbers` are their row numbers, `dates` their partitions' dates.
+    @property
+    def marks_by_partition(self) -> bool:
+        """Whether a rule that needs a whole partition marks rows."""
+        return any(rule.severity == "critical" and self.outcomes[rule.position].row_level for rule in self._whole)
+
+    def add_verdicts(self, date: dt.date, verdicts: Mapping[str, Sequence[int]]) -> None:
+        """Begin with what was counted earlier for other rows of a partition, see `verdicts`."""
+        for rule in self._row_local:
+            self.outcomes[rule.position].add_counts({date: verdicts[rule.code]})
+
+    def add_codes(self, numbers: pa.ChunkedArray[Any], codes: pa.ChunkedArray[Any]) -> None:
+        """Begin with the codes that rows got earlier, except those of rules that need a whole partition."""
+        import numpy as np
+
+        coded = codes.combine_chunks().dictionary_encode()
+        kinds, numbered = np.asarray(coded.indices), np.asarray(numbers)
+        texts: list[str] = coded.dictionary.to_pylist()  # type: ignore[assignment]
+        positions = {rule.code: rule.position for rule in self._row_local if rule.severity == "critical"}
+        for kind, text in enumerate(texts):
+            for code in text.split("; "):
+                if code in positions:
+                    self._failures.setdefault(positions[code], []).append(numbered[kinds == kind])
+
+    def remove_rows(self, numbers: pa.ChunkedArray[Any], dates: pa.ChunkedArray[Any], columns: pa.Table) -> None:
+        """Take back what was counted for rows that are superseded."""
+        self.add_rows(numbers, dates, columns, sign=-1)
+
+    def add_rows(
+        self, numbers: pa.ChunkedArray[Any], dates: pa.ChunkedArray[Any], columns: pa.Table, *, sign: int = 1
+    ) -> None:
+        """Validate rows of any partitions. `numbers` are their row numbers, `dates` their partitions' dates.
 
         Integers keep one type; otherwise a NULL would turn a 2 in another row into 2.0.
         """
@@ -98,16 +127,16 @@ class Validation:
         alone = [rule for rule in self._row_local if not rule.is_across]
         if alone:
             integers: dict[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype()}
-            self._evaluate(alone, numbers, columns.to_pandas(types_mapper=integers.get), dates)
+            self._evaluate(alone, numbers, columns.to_pandas(types_mapper=integers.get), dates, sign)
         # Great Expectations can only compare columns that use NumPy's NULL.
         if across := [rule for rule in self._row_local if rule.is_across]:
             as_numbers = pa.schema(
                 [field.with_type(pa.float64()) if field.type == pa.int64() else field for field in columns.schema]
             )
-            self._evaluate(across, numbers, columns.cast(as_numbers).to_pandas(), dates)
+            self._evaluate(across, numbers, columns.cast(as_numbers).to_pandas(), dates, sign)
 
     def add_partition(self, date: dt.date, numbers: pa.ChunkedArray[Any], columns: pa.Table) -> None:
-        """Judge one partition as a whole, in the order of its rows. Does nothing if it has no rows."""
+        """Validate one whole partition, in the order of its rows. Does nothing if it has no rows."""
         if not len(numbers):
             return
         # Rules about the table see the table's columns only; rules about columns see few columns, which is faster.
@@ -125,10 +154,11 @@ class Validation:
         numbers: pa.ChunkedArray[Any],
         frame: pd.DataFrame,
         dates: dt.date | pa.ChunkedArray[Any],
+        sign: int = 1,
     ) -> None:
-        """Judge the rows of a frame. `dates`: one date if they are a whole partition, or the date of each row."""
+        """Validate the rows of a frame. `dates`: one date if they are a whole partition, or the date of each row."""
         for some, seen in frames.seen_by(rules, frame, self._domain):
-            self._judge(some, numbers, seen, dates)
+            self._judge(some, numbers, seen, dates, sign)
 
     def _judge(
         self,
@@ -136,8 +166,8 @@ class Validation:
         numbers: pa.ChunkedArray[Any],
         frame: pd.DataFrame,
         dates: dt.date | pa.ChunkedArray[Any],
+        sign: int,
     ) -> None:
-        import datetime as dt
 
         import numpy as np
         from great_expectations.execution_engine import PandasExecutionEngine
@@ -159,7 +189,7 @@ class Validation:
                     "catch_exceptions": True,
                 },
             )
-        numbered = np.asarray(numbers)
+        numbered, days = np.asarray(numbers), Days(dates)
         configured = [(result, result.expectation_config) for result in results]
         answered = {config.meta["position"]: result for result, config in configured if config and config.meta}
         for rule in rules:
@@ -170,11 +200,10 @@ class Validation:
                     reason = f"it needs an SQL database, but silver is judged with pandas ({reason})"
                 raise LakeError(f"{self.suite.path}: {rule} could not be evaluated: {reason}")
             outcome = self.outcomes[rule.position]
-            if isinstance(dates, dt.date):
-                outcome.add_partition(result, dates)
-            elif rule.mostly < 1:
-                judged = _judged(self._configurations[rule.position], result, engine)
-                outcome.add_dates(dates, judged, result.result["unexpected_index_list"])
+            if outcome.row_level:
+                outcome.add_counts(days.counts(rule, self._configurations[rule.position], result, engine), sign)
+            if sign < 0:
+                continue
             indexes = result.result.get("unexpected_index_list") if outcome.row_level else None
             if outcome.row_level and result.result.get("unexpected_count") and not indexes:
                 raise LakeError(f"{self.suite.path}: {rule} does not say which rows fail it")
@@ -184,7 +213,7 @@ class Validation:
                     self._failures.setdefault(rule.position, []).append(unexpected)
                 examples = self.example_rows.setdefault(rule.position, [])
                 examples += unexpected[: EXAMPLE_ROWS - len(examples)].tolist()
-            outcome.add(result)
+            outcome.add(result, days.only)
 
     def failed_rows(self) -> pa.Table:
         """Rows that fail critical rules: `row_number_` and `codes`, joined in the suite's order."""
@@ -210,6 +239,12 @@ class Validation:
         ]
         codes = pa.DictionaryArray.from_arrays(pa.array(kinds, pa.int32()), pa.array(spelled, pa.string()))
         return pa.table({"row_number_": pa.array(rows, pa.int64()), "codes": codes.cast(pa.string())})
+
+    def verdicts(self, date: dt.date) -> dict[str, list[int]]:
+        """What rules that find rows say of a partition, by code: the number of elements, of missing ones, of those that
+        were validated, and of unexpected ones."""
+        found = {outcome.rule.code: outcome.dates.get(date) for outcome in self.outcomes.values() if outcome.row_level}
+        return {code: list(counts or [0, 0, 0, 0]) for code, counts in found.items()}
 
     def withheld(self) -> dict[dt.date, list[str]]:
         """Partitions that must not be published, and why: the critical rules that fail and what was observed."""
@@ -251,6 +286,48 @@ class Validation:
         )
 
 
+class Days:
+    """The dates of a frame's rows: one, or one for each row."""
+
+    def __init__(self, dates: dt.date | pa.ChunkedArray[Any]) -> None:
+        import datetime as dt
+
+        import numpy as np
+
+        self.only: dt.date | None = None
+        if isinstance(dates, dt.date):
+            self.only = dates
+            return
+        coded = dates.combine_chunks().dictionary_encode()
+        self._codes = np.asarray(coded.indices)
+        self._days: list[dt.date] = coded.dictionary.to_pylist()  # type: ignore[assignment]
+        self._all = np.bincount(self._codes, minlength=len(self._days))
+
+    def counts(self, rule: Rule, configuration: Any, result: Any, engine: Any) -> dict[dt.date, list[int]]:
+        """A rule's counts by date, see `Validation.verdicts`."""
+        content = result.result
+        elements, missing = content["element_count"], content.get("missing_count") or 0
+        unexpected = content["unexpected_count"]
+        # A whole partition, or a chunk of one.
+        if self.only or (len(self._days) == 1 and rule.mostly == 1):
+            return {self.only or self._days[0]: [elements, missing, elements - missing, unexpected]}
+        within = judged = self._all
+        if configuration.kwargs.get("row_condition"):
+            judged = within = self._count(_positions(configuration, engine, only_condition=True))
+        if missing or rule.is_across:
+            judged = self._count(_positions(configuration, engine, without_missing=bool(missing)))
+        failing = self._count(content["unexpected_index_list"]) if unexpected else 0 * within
+        lacking = within - judged if missing else 0 * within
+        counts = zip(within.tolist(), lacking.tolist(), judged.tolist(), failing.tolist(), strict=True)
+        return {day: list(four) for day, four in zip(self._days, counts, strict=True)}
+
+    def _count(self, positions: Any) -> np.ndarray:
+        """Rows at these positions, by day."""
+        import numpy as np
+
+        return np.bincount(self._codes[np.asarray(positions, dtype=np.int64)], minlength=len(self._days))
+
+
 class Outcome:
     """One rule's outcome over all chunks."""
 
@@ -258,51 +335,55 @@ class Outcome:
         self.rule = rule
         self.row_level = row_level
         """Whether the rule finds rows; other rules observe a value of the table."""
-        self.elements = self.missing = self.unexpected = 0
+        self.dates: dict[dt.date, list[int]] = {}
+        """See `Validation.verdicts`; of a rule that finds rows."""
+        self.new_elements = self.new_unexpected = 0
+        """Without what was counted earlier."""
         self.examples: Counter[Any] = Counter()
         self.observed: Any = None
         self.details: Any = None
         self._failed_tables: dict[dt.date, str] = {}
-        self._shares: dict[dt.date, list[int]] = {}  # date → rows judged, and rows that failed
 
-    def add(self, result: Any) -> None:
-        """Add the result of a chunk."""
+    @property
+    def elements(self) -> int:
+        return self._sum(0)
+
+    @property
+    def missing(self) -> int:
+        return self._sum(1)
+
+    @property
+    def unexpected(self) -> int:
+        return self._sum(3)
+
+    def _sum(self, place: int) -> int:
+        return sum(counts[place] for counts in self.dates.values())
+
+    def add(self, result: Any, partition: dt.date | None) -> None:
+        """Add the result of a chunk, or of a whole partition."""
         content = result.result
         if self.row_level:
-            self.elements += content["element_count"]
-            self.missing += content.get("missing_count") or 0
-            self.unexpected += content["unexpected_count"]
+            self.new_elements += content["element_count"]
+            self.new_unexpected += content["unexpected_count"]
             for value in content.get("partial_unexpected_list", ())[: EXAMPLE_VALUES - self.examples.total()]:
                 self.examples[_readable(value)] += 1
-        elif self.observed is None or not result.success:
+            return
+        if self.observed is None or not result.success:
             self.observed = _observed(content)
             self.details = content.get("details")
+        if partition and not result.success:
+            self._failed_tables[partition] = f"observed {_observed(content)}"
 
-    def add_partition(self, result: Any, date: dt.date) -> None:
-        """Add the result of a whole partition."""
-        content = result.result
-        if self.row_level:
-            judged = content["element_count"] - (content.get("missing_count") or 0)
-            self._shares[date] = [judged, content["unexpected_count"]]
-        elif not result.success:
-            self._failed_tables[date] = f"observed {_observed(content)}"
-
-    def add_dates(self, dates: pa.ChunkedArray[Any], judged: np.ndarray, unexpected: np.ndarray) -> None:
-        """Count rows of a chunk by date. `judged` and `unexpected` are their positions in it."""
-        import numpy as np
-
-        coded = dates.combine_chunks().dictionary_encode()
-        codes = np.asarray(coded.indices)
-        days: list[Any] = coded.dictionary.to_pylist()
-        for place, indexes in enumerate((judged, unexpected)):
-            counted = np.bincount(codes[np.asarray(indexes, dtype=np.int64)], minlength=len(days))
-            for date, count in zip(days, counted.tolist(), strict=True):
-                self._shares.setdefault(date, [0, 0])[place] += count
+    def add_counts(self, counts: Mapping[dt.date, Sequence[int]], sign: int = 1) -> None:
+        for date, added in counts.items():
+            known = self.dates.setdefault(date, [0, 0, 0, 0])
+            for place, count in enumerate(added):
+                known[place] += sign * count
 
     def failed(self) -> dict[dt.date, str]:
         """Partitions that fail as a whole, by a table rule or because too few rows pass for `mostly`."""
         failed = dict(self._failed_tables)
-        for date, (judged, unexpected) in self._shares.items():
+        for date, (_, _, judged, unexpected) in self.dates.items():
             # The same arithmetic as in Great Expectations.
             if self.rule.mostly < 1 and judged and (judged - unexpected) / judged < self.rule.mostly:
                 failed[date] = f"{unexpected:,} of {judged:,} rows fail, mostly is {self.rule.mostly:g}"
@@ -336,14 +417,19 @@ class Outcome:
         }
 
 
-def _judged(configuration: Any, result: Any, engine: Any) -> np.ndarray:
-    """Positions of the rows that a row-level rule judged: neither excluded by its conditions nor missing."""
+def _positions(
+    configuration: Any, engine: Any, *, only_condition: bool = False, without_missing: bool = False
+) -> np.ndarray:
+    """Positions of the rows that a row-level rule looks at: all that satisfy its condition, or only those of them that
+    it does not ignore, and that have a value."""
     from great_expectations.expectations.registry import get_expectation_impl, get_metric_kwargs
 
     implementation: Any = get_expectation_impl(configuration.type)
-    metric = f"{implementation.map_metric}.unexpected_count"
-    rows = engine.get_domain_records(get_metric_kwargs(metric, configuration)["metric_domain_kwargs"])
-    if "column" in configuration.kwargs and result.result.get("missing_count"):
+    about = get_metric_kwargs(f"{implementation.map_metric}.unexpected_count", configuration)["metric_domain_kwargs"]
+    if only_condition:
+        about = {name: value for name, value in about.items() if name in ("row_condition", "condition_parser")}
+    rows = engine.get_domain_records(about)
+    if without_missing:
         rows = rows[rows[configuration.kwargs["column"]].notna()]
     places: np.ndarray = rows.index.to_numpy()
     return places

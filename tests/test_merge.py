@@ -1,0 +1,134 @@
+"""Merging new records into stored partitions gives the same files as building them from bronze."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import luigi
+import pytest
+from conftest import HEADERS, LakeUnderTest, new_lake, partition_date, read_footer, sale
+
+from lakejobs.engine import partitions
+
+COLUMN = "expect_column_values_to_"
+SUITES: dict[str, list[dict[str, Any]]] = {
+    "shipped": [],
+    "shares": [
+        {"type": f"{COLUMN}be_between", "kwargs": {"column": "quantity", "max_value": 5, "mostly": 0.1},
+         "meta": {"code": "MANY"}},
+        {"type": f"{COLUMN}be_between", "severity": "warning",
+         "kwargs": {"column": "unit_price", "max_value": 5, "mostly": 0.99}, "meta": {"code": "DEAR"}},
+        {"type": f"{COLUMN}not_be_null", "severity": "warning", "meta": {"code": "NO_CATEGORY"},
+         "kwargs": {"column": "category", "row_condition": "quantity > 2", "condition_parser": "pandas"}},
+        {"type": "expect_column_pair_values_a_to_be_greater_than_b", "severity": "warning",
+         "kwargs": {"column_A": "total_amount", "column_B": "unit_price", "or_equal": True, "mostly": 0.2,
+                    "ignore_row_if": "either_value_is_missing"}, "meta": {"code": "CHEAP"}},
+    ],
+    "whole": [
+        {"type": f"{COLUMN}be_unique", "kwargs": {"column": "customer_id", "mostly": 0.01}, "meta": {"code": "TWICE"}},
+        {"type": "expect_column_value_z_scores_to_be_less_than", "severity": "warning",
+         "kwargs": {"column": "total_amount_difference", "threshold": 1, "double_sided": True},
+         "meta": {"code": "FAR"}},
+        {"type": "expect_table_row_count_to_be_between", "severity": "warning", "kwargs": {"max_value": 20},
+         "meta": {"code": "ROWS"}},
+    ],
+}  # fmt: skip
+
+
+def add_rules(lake: LakeUnderTest, rules: list[dict[str, Any]]) -> None:
+    path = lake.root / "expectations/sales.json"
+    suite = json.loads(path.read_text())
+    suite["expectations"][2:2] = rules
+    path.write_text(json.dumps(suite))
+
+
+def some_file(draw: random.Random, number: int) -> bytes:
+    """A file with good rows, corrections of earlier ones, and everything that can be wrong with a row."""
+    lines = []
+    for _ in range(draw.randint(1, 25)):
+        price = draw.choice(["5.00", "5.00", "1.10", "", "x"])
+        lines.append(
+            sale(
+                draw.choice([f"s{draw.randint(1, 40)}", f"n{number}-{len(lines)}", ""]),
+                draw.choice(
+                    [f"2026-11-0{draw.randint(1, 3)}T1{draw.randint(0, 2)}:00:00"] * 6
+                    + ["", "soon", "1850-01-01T10:00:00", "2031-01-01T10:00:00", "2026-11-02"]
+                ),
+                draw.choice([1, 2, 3, 7, "", "two", "2.0"]),
+                price,
+                draw.choice(["10.00", "5.00", "15", "", "lots", "9.99", "10.02", '"1e1"']),
+                draw.choice(["Home", "", ' "total_amount": "3"', "a\\\\b"]).replace('"', '""').join('""'),
+                draw.choice(["completed", "refunded", ""]),
+            )
+        )
+        if draw.random() < 0.05:
+            lines.append(draw.choice(["only,three,fields", '"broken,quote', "", "a,b,c,d,e,f,g,h,i,j,k,l,m"]))
+    header = HEADERS["sales"]
+    if draw.random() < 0.3:
+        header, lines = f"{header},note", [f'{line},"{draw.choice(["", "n", "_line"])}"' for line in lines]
+    if draw.random() < 0.4:
+        lines = [line.replace('"', "") for line in lines]
+    end = draw.choice(["\n", "\n", "\r\n"])
+    text = end.join([header, *lines]) + end
+    if draw.random() < 0.2:
+        return text.replace("Lamp", "Lämp").encode("windows-1252")
+    return text.encode()
+
+
+def files(lake: LakeUnderTest) -> dict[str, Any]:
+    """Every silver file: its rows in order without `processed_at`, and its footer without the checksum."""
+    found = {}
+    for path in sorted((lake.root / "datalake/silver/sales").glob("**/*.parquet")):
+        rows = duckdb.read_parquet(str(path), hive_partitioning=False)
+        columns = [name for name in rows.columns if name != "processed_at"]
+        footer = read_footer(path)
+        assert footer and footer.pop("checksum")
+        found[str(partition_date(path))] = [rows.select(*columns).fetchall(), footer]
+    return found
+
+
+@pytest.fixture
+def merged(monkeypatch) -> list[Any]:
+    """The partitions that were merged into, one entry for each task."""
+    seen: list[Any] = []
+    original = partitions.select
+
+    def select(job, *arguments):
+        seen.append(sorted(job.stored))
+        return original(job, *arguments)
+
+    monkeypatch.setattr(partitions, "select", select)
+    return seen
+
+
+@pytest.mark.parametrize("rules", SUITES)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_merged_partition_is_the_same_as_one_from_bronze(tmp_path, monkeypatch, set_lake, merged, rules, seed):
+    draw = random.Random(f"{rules} {seed}")
+    lakes = {name: new_lake(tmp_path / name) for name in ("merging", "building", "mixed")}
+    for lake in lakes.values():
+        add_rules(lake, SUITES[rules])
+    for step in range(6):
+        content = some_file(draw, step)
+        # Some deliveries sort before earlier ones.
+        day, hour = draw.choice([("03", 10 + step), ("03", 10 + step), ("02", step)])
+        name = f"sales_202611{day}_{hour:02d}0000.csv"
+        found = {}
+        for kind, lake in lakes.items():
+            monkeypatch.chdir(lake.root)
+            chunk_rows = draw.choice([3, 500_000]) if kind == "merging" else 500_000
+            set_lake(merge=kind == "merging" or (kind == "mixed" and draw.random() < 0.5), chunk_rows=chunk_rows)
+            lake.deliver_bytes("sales", name, content)
+            lake.run()
+            found[kind] = files(lake)
+        for kind in ("merging", "mixed"):
+            assert found[kind].keys() == found["building"].keys()
+            for date, (rows, footer) in found["building"].items():
+                assert found[kind][date][0] == rows
+                assert found[kind][date][1] == footer
+    assert any(merged)
