@@ -142,7 +142,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
          "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),
         ("category\n-- source: sales\n-- chart: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
         ("date\n-- sources: sales, inventory", "select date '2026-01-01' as date from sales, inventory",
-         "it counts events of 2026-11-01 under 2026-01-01"),
+         "it assigns events of 2026-11-01 to 2026-01-01"),
     ],
 )  # fmt: skip
 def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, caplog, head, sql, message):
