@@ -1,6 +1,7 @@
 """The state of a domain: what each of its files should be built from now, and what it was built from.
 
-A file is fresh if the two agree. No file is opened twice, except a CSV file whose version has changed, but not its size.
+A file is fresh if the two agree. No file is opened twice, except a CSV file whose version has changed but not its
+size.
 
 A run works on the files that were staged when it began; the next run takes what arrives later. Other runs leave a token
 in the domain's lock, which tells a run that they have published something.
@@ -133,7 +134,7 @@ class DomainState:
     def _describes(self, manifest: Manifest, date: dt.date, staged: list[File], files: list[File]) -> bool:
         """Whether a manifest covers exactly these files in bronze, and every staged file has landed as it is now.
 
-        Reads the files whose version has changed, but not their size: those of a copied lake once, others hardly ever.
+        Reads the files whose version has changed but not their size: those of a copied lake once, others hardly ever.
         """
         described = {entry.name: entry for entry in manifest.files}
         if described.keys() != {file.name for file in files}:
