@@ -36,7 +36,7 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         description="Comma-separated directories or importable packages that hold the gold tables.",
     )
     earliest_date = luigi.DateParameter(
-        default=dt.date(1970, 1, 1), description="Timestamps before this day count as unusable."
+        default=dt.date(1970, 1, 1), description="Timestamps before this day are out of range."
     )
     timestamp_formats: Any = luigi.DictParameter(
         default={}, description='Additional timestamp formats by domain, tried in order: {"sales": ["%m/%d/%Y"]}.'

@@ -192,7 +192,7 @@ class Inspection:
     quoted: bool
     """Whether it contains a quote character."""
     plain: bool
-    """Whether the engine may read it."""
+    """Whether the engine may read it; if not, the fallback reader does."""
     rejected: str | None = None
     """Why the file is rejected; None if it is accepted."""
 
@@ -268,7 +268,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Landing:
-    """What is known about a bronze partition as a whole."""
+    """A summary of a bronze partition."""
 
     seen: str
     """Hash of the file listing that this describes."""

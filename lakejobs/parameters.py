@@ -70,7 +70,7 @@ class DatesParameter(luigi.Parameter[str]):
 
 
 class BatchParameter(luigi.Parameter[dt.datetime]):
-    """The moment (UTC) of a batch of generated rows: YYYYMMDD_HHMMSS, or ISO 8601 to the second."""
+    """The timestamp (UTC) of a batch of generated rows: YYYYMMDD_HHMMSS, or ISO 8601 to the second."""
 
     def parse(self, text: str) -> dt.datetime:
         for form in BATCH_FORMATS:

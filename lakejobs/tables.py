@@ -183,7 +183,7 @@ def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:
 
 
 def domains_of(table: Table) -> tuple[str, ...]:
-    """The domains a table is made from, directly or through other tables; that of its first source first."""
+    """The domains a table is built from, directly or through other tables; that of its first source first."""
     found: dict[str, None] = {}
     for source in table.sources:
         names = (source.name,) if source.name in domains() else domains_of(tables()[source.name])

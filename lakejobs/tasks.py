@@ -33,8 +33,8 @@ class LakeTask(luigi.Task):
     """A task whose id is unique to this run, so that a scheduler never confuses it with a task of another run.
 
     What is stale changes from run to run, so the same task has different work each time. But luigid remembers tasks by
-    id: it does not hand out one that was done a moment ago, nor one that another run is working on. Either way a run
-    would end without doing its work. The lake's own locks keep runs apart instead. A run's worker processes are
+    id: it does not hand out one that was just done, nor one that another run is working on. Either way a run would
+    end without doing its work. The lake's own locks keep runs apart instead. A run's worker processes are
     forked, so they share RUN.
     """
 
@@ -53,7 +53,7 @@ class Staging(LakeTask):
     """One generated CSV file of a batch. Also complete if the file has landed and was then removed from staging."""
 
     domain = DomainParameter()
-    batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
+    batch = BatchParameter(description="The batch's timestamp (UTC), YYYYMMDD_HHMMSS.")
     rows = luigi.OptionalIntParameter(default=None, description="Rows to generate; each domain has its own default.")
 
     @property
@@ -220,7 +220,7 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
 
 
 class SilverTarget(luigi.Target):
-    """Exists when the partition's file is whole and its lineage matches its current inputs."""
+    """Exists when the partition's file is intact and its lineage matches its current inputs."""
 
     def __init__(self, domain: str, date: dt.date) -> None:
         self.domain, self.date = domain, date
@@ -274,7 +274,7 @@ class Gold(LakeTask):
 
 
 class GoldTarget(luigi.Target):
-    """Exists when the newest snapshot was made from the current silver, and nothing below is stale."""
+    """Exists when the newest snapshot was built from the current silver, and nothing below is stale."""
 
     def __init__(self, table: str) -> None:
         self.table = tables()[table]
@@ -303,7 +303,7 @@ class GoldTarget(luigi.Target):
 
 @contextlib.contextmanager
 def locked(run: Run, table: Table) -> Iterator[None]:
-    """Hold the locks of all domains that a table is made from; every run takes them in the same order."""
+    """Hold the locks of all domains that a table is built from; every run takes them in the same order."""
     with contextlib.ExitStack() as stack:
         for domain in sorted(domains_of(table)):
             stack.enter_context(run.state(domain).locked())
@@ -314,7 +314,7 @@ def locked(run: Run, table: Table) -> Iterator[None]:
 
 
 class Report(LakeTask):
-    """The report page about the current lake, also when other tasks failed."""
+    """The report page on the current lake, even if other tasks failed."""
 
     # It requires no tasks, so no failure keeps it from running. All others have a higher priority, so it runs last.
     # (A priority below 0 would not work: luigid gives a finished task priority 0, and never lowers a priority.)
@@ -354,7 +354,7 @@ class Generate(LakeTask, luigi.WrapperTask):
     """One generated batch of a domain, landed in bronze."""
 
     domain = DomainParameter()
-    batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
+    batch = BatchParameter(description="The batch's timestamp (UTC), YYYYMMDD_HHMMSS.")
     rows = luigi.OptionalIntParameter(default=None, description="Rows to generate; each domain has its own default.")
 
     def requires(self) -> luigi.Task:
@@ -373,7 +373,7 @@ class Generate(LakeTask, luigi.WrapperTask):
 class GenerateAll(LakeTask, luigi.WrapperTask):
     """One generated batch of every domain that has fake rows."""
 
-    batch = BatchParameter(description="The moment (UTC) the batch is for, YYYYMMDD_HHMMSS.")
+    batch = BatchParameter(description="The batch's timestamp (UTC), YYYYMMDD_HHMMSS.")
 
     def requires(self) -> list[luigi.Task]:
         return [Generate(name, self.batch) for name, domain in domains().items() if domain.fake]
@@ -399,7 +399,7 @@ class EverythingTask(LakeTask, luigi.WrapperTask):
 
 
 def refused() -> list[str]:
-    """What fails a run after it did all it could: broken domains, and rejected files if `[lake] rejected = fail`."""
+    """Reasons to fail a run at its end: broken domains, and rejected files if `[lake] rejected = fail`."""
     broken = list(broken_domains().values())
     if settings().rejected != "fail":
         return broken
@@ -423,7 +423,7 @@ class SilverAll(EverythingTask):
 
 
 class GoldAll(EverythingTask):
-    """Every gold table, everything stale below, whether or not a table reads it, and the report."""
+    """Every gold table, everything stale below, even if no table reads it, and the report."""
 
     def requires(self) -> list[luigi.Task]:
         names = [*tables(), *broken_tables()]

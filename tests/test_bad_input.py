@@ -615,7 +615,7 @@ HEAD = "-- grain: {}\n-- source: sales\n-- One row per …\n"
         (
             HEAD.format("date") + "select cast(date_trunc('week', timestamp) as date) as date, count(*) as n "
             "from sales group by all",
-            "it counts events of 2026-11-04 under 2026-11-02",
+            "it assigns events of 2026-11-04 to 2026-11-02",
         ),
     ],
 )
@@ -643,7 +643,7 @@ def test_a_table_by_week_is_not_one_by_date_though_the_week_has_a_first_day(lake
     days = ["2026-11-02", "2026-11-03", "2026-11-04"]  # the first is a Monday
     lake.deliver("sales", "sales_20261104_120000.csv", *(sale(f"s{day}", day) for day in days))
     assert not lake.run()
-    assert any("it counts events of 2026-11-03 under 2026-11-02" in line for line in caplog.messages)
+    assert any("it assigns events of 2026-11-03 to 2026-11-02" in line for line in caplog.messages)
 
 
 def test_a_table_may_end_in_a_semicolon_and_ask_for_bookkeeping_of_no_rows(lake, add_table):

@@ -18,7 +18,7 @@ VERSIONS = {"silver": made_by.SILVER_VERSION, "gold": made_by.GOLD_VERSION}
 
 @pytest.fixture
 def content(lake: LakeUnderTest) -> dict[str, str]:
-    """Fingerprints of all rows of each layer, made from the golden cases' input and some odd lines."""
+    """Fingerprints of all rows of each layer, built from the golden cases' input and some odd lines."""
     for directory in sorted((PROJECT / "tests/golden").glob("*/input")):
         for path in sorted(directory.glob("*/*.csv")):
             copy = Path(lake.root, "local_output", path.parent.name, f"{directory.parent.name}_{path.name}")

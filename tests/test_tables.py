@@ -142,7 +142,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
          "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),
         ("category\n-- source: sales\n-- chart: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
         ("date\n-- sources: sales, inventory", "select date '2026-01-01' as date from sales, inventory",
-         "it counts events of 2026-11-01 under 2026-01-01"),
+         "it assigns events of 2026-11-01 to 2026-01-01"),
     ],
 )  # fmt: skip
 def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, caplog, head, sql, message):
@@ -239,7 +239,7 @@ def test_the_report_tells_what_domains_tables_and_columns_mean(lake):
     assert "<li><code>quantity</code> integer: pieces sold</li>" in catalogue
     assert "One row per sale_id, and the UTC day of timestamp." in catalogue
     assert "One row per UTC day with at least one valid sale." in catalogue
-    assert "Made from inventory_movement_summary." in catalogue
+    assert "Built from inventory_movement_summary." in catalogue
     assert "-- chart" not in catalogue and "chart:" not in catalogue
 
 
@@ -248,4 +248,4 @@ def test_a_table_whose_file_is_broken_is_in_the_report(two, add):
     assert not two.run()
     page = (two.root / "datalake/quality/report.html").read_text()
     assert "sql/gold/wrong.sql does not begin with the lines" in page.partition("<h2>Freshness</h2>")[2]
-    assert "their files are broken: wrong." in page.partition('<section class="cards">')[0]
+    assert "errors in their SQL files: wrong." in page.partition('<section class="cards">')[0]

@@ -77,8 +77,8 @@ with DAG(
 Every five minutes, stages a generated batch of each domain as CSV (`local_output/`) and lands it in bronze:
 `luigi --module lakejobs Generate --domain … --Generate-batch …`.
 
-The moment of the run names the batch. Retrying or clearing a task repeats that batch, and a batch that has landed does
-not land again.
+A batch is named after the time of its run. Retrying or clearing a task repeats that batch, and a batch that has landed
+does not land again.
 """,
 ):
     for domain in ("sales", "customer_events", "inventory"):

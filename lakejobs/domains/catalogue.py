@@ -79,7 +79,7 @@ def record_ids(letter: str, batch: dt.datetime, first: int, count: int) -> np.nd
 
 
 def timestamps(draw: np.random.Generator, batch: dt.datetime, count: int) -> np.ndarray:
-    """Ascending ISO 8601 texts from the five minutes before the batch's moment, never before midnight of its day.
+    """Ascending ISO 8601 texts from the five minutes before the batch's timestamp, never before midnight of its day.
 
     Some sources omit a fraction of zero, so a file mixes whole and fractional seconds.
     """

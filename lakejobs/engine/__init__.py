@@ -1,8 +1,8 @@
 """The engine: does the work on the data, behind a small protocol.
 
-`Engine` is the protocol. `local` implements it in this process with `duckdb`; `records` is the careful reader, for CSV
-files that the engine cannot read; `sql` turns delivered text into rows, in SQL that DuckDB and Spark share;
-`partitions` makes finished partitions from typed records, with paths and values alone, so that it can run wherever the
+`Engine` is the protocol. `local` implements it in this process with `duckdb`; `records` is the fallback reader, for
+CSV files that the engine cannot read; `sql` turns delivered text into rows, in SQL that DuckDB and Spark share;
+`partitions` turns typed records into finished partitions, with paths and values alone, so that it can run wherever the
 data is.
 """
 
@@ -21,7 +21,7 @@ from lakejobs.quality.suite import Suite
 
 
 class NotPlainError(Exception):
-    """A file that was taken for plain is not: the careful reader has to read it."""
+    """A file that was taken for plain is not: the fallback reader has to read it."""
 
 
 class QueryError(Exception):
@@ -29,7 +29,7 @@ class QueryError(Exception):
 
 
 class OtherDateError(Exception):
-    """A daily table counts events of a day under another date, or under none."""
+    """A daily table assigns events of a day to another date, or to none."""
 
     def __init__(self, day: str, other: dt.date | None) -> None:
         super().__init__(f"{day} {other}")
@@ -90,7 +90,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class SilverJob:
-    """What silver partitions are made from."""
+    """What silver partitions are built from."""
 
     reading: Reading
     suite: Suite
@@ -146,7 +146,7 @@ class GoldSource:
 
 @dataclass(frozen=True)
 class GoldJob:
-    """What a gold snapshot is made from."""
+    """What a gold snapshot is built from."""
 
     statement: str
     grain: Sequence[str]
@@ -175,7 +175,7 @@ class Engine(Protocol):
         """
 
     def silver(self, job: SilverJob, on_progress: OnProgress) -> AbstractContextManager[SilverResult]:
-        """Type, correct, deduplicate and judge the records of some dates."""
+        """Type, correct, deduplicate and validate the records of some dates."""
 
     def gold(self, job: GoldJob, path: str, footer: str) -> int:
         """Write a snapshot to a local path, with `footer` as its `lakejobs` entry; returns the number of rows.

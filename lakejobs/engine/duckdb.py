@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LONGEST_LINE = 2_000_000
-"""The longest line, in bytes, that DuckDB reads; the careful reader takes files with longer ones."""
+"""The longest line, in bytes, that DuckDB reads; the fallback reader takes files with longer ones."""
 # DuckDB treats *, ? and [ in a path as a pattern.
 PLAIN_PATH = re.compile(r"[^*?\[\]]+")
 CAREFUL_CHUNK = 50_000
-"""Records that the careful reader passes on at once."""
+"""Records that the fallback reader passes on at once."""
 Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
 """Opens a file by its path in the engine."""
 Delivered: TypeAlias = "tuple[CsvFile, int, tuple[str | None, list[str | None]] | None, str | None]"
@@ -82,7 +82,7 @@ class Connection:
         """A large result as Arrow tables of about `size` rows; none if it is empty."""
         from concurrent.futures import ThreadPoolExecutor
 
-        # Stay one chunk ahead: the engine makes the next one while the caller works on the last.
+        # Stay one chunk ahead: the engine computes the next one while the caller works on the last.
         found = self._chunks(query, size)
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(next, found, None)

@@ -1,7 +1,7 @@
 """The engine in this process, on DuckDB.
 
-Bronze reads what has landed to count it, and silver needs the same records a moment later. So the records that were
-counted last are kept, and silver uses them if they include all the files it needs.
+Bronze reads new files to count their records, and silver needs the same records next. So the records that were counted
+last are kept, and silver uses them if they include all the files it needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lakejobs.quality.evaluation import Validation
 
 
 class LocalEngine:
-    """DuckDB, which spills to directories from `scratch`; `opened` opens files for the careful reader."""
+    """DuckDB, which spills to directories from `scratch`; `opened` opens files for the fallback reader."""
 
     def __init__(self, scratch: Callable[[str], AbstractContextManager[str]], memory_limit: str, opened: Open) -> None:
         self._scratch, self._memory_limit, self._open = scratch, memory_limit, opened
@@ -214,7 +214,7 @@ def _compute(job: GoldJob, connection: Connection) -> None:
     days = job.days
     statement = f"(\n{job.statement}\n) as computed"
     if days is None or sum(source.is_daily for source in job.sources) == len(job.sources) == 1:
-        # The rows of a single source count under their own day, so all days can be computed at once.
+        # The rows of a single source belong to their own day, so all days can be computed at once.
         _read_sources(job.sources, days, connection)
         connection.run(f"create temp table computed as select * from {statement}")
         if days is not None:
@@ -254,7 +254,7 @@ def _read_sources(sources: Sequence[GoldSource], days: Sequence[str] | None, con
 
 
 def _check_dates(job: GoldJob, days: Sequence[str], connection: Connection) -> None:
-    """Refuse a table that counts an event under another date than its UTC day.
+    """Refuse a table that assigns an event to a date other than its UTC day.
 
     Carried over day by day, its rows would be lost or doubled. Checks all days together, and the last two one by one.
     """

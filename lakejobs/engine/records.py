@@ -27,11 +27,11 @@ from lakejobs.model import Inspection
 CHUNK = 4 << 20
 MOST_PLAIN_COLUMNS = 200
 # The engine keeps ten kilobytes of memory for each malformed line, so it does not get files with many of them: more
-# than so many lines without a quote, and with more or fewer commas than the header, in the first bytes of each chunk.
+# than this many lines without a quote, and with more or fewer commas than the header, in the first bytes of each chunk.
 MOST_PLAIN_TROUBLES = 200
 SAMPLE = 64 << 10
 LONGEST_HEADER = 32 << 20
-# A quoted field longer than so many characters counts as never closed: its first line is malformed.
+# A quoted field longer than this many characters is taken as never closed: its first line is malformed.
 LONGEST_QUOTED = 1 << 20
 EMPTY_LINE = re.compile(rb"\n\n")
 BLANKS = re.compile(r"[ \t]*+")
@@ -288,7 +288,7 @@ def json_member(name: str, value: str) -> str:
 def match(header: Sequence[str], columns: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
     """Positions of the domain's columns in a header, and of all others, under unique names.
 
-    Names match regardless of case. If a name occurs twice, the first one counts.
+    Names match regardless of case. If a name occurs twice, the first one wins.
     """
     known = set(columns)
     by_name: dict[str, int] = {}

@@ -31,7 +31,7 @@ def typed(value: str, kind: str) -> str:
 
 
 def decimal_pattern(column: Column) -> str:
-    """A pattern for plain decimals that fit exactly; leading and trailing zeros do not count, exponents fail."""
+    """A pattern for plain decimals that fit exactly; leading and trailing zeros are ignored, exponents do not fit."""
     before = column.digits - column.scale
     whole = f"0*[0-9]{{1,{before}}}" if before else "0+"
     if not column.scale:

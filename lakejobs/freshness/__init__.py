@@ -1,1 +1,1 @@
-"""Freshness: what every file should be made from now, what it was made from, and what other runs published."""
+"""Freshness: what every file should be built from now, what it was built from, and what other runs published."""

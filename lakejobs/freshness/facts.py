@@ -92,7 +92,7 @@ class Facts:
         with contextlib.suppress(Exception):
             if self._changed and self._lake.store.exists():
                 self._changed = False
-                # Another run that is saving at this moment loses its new facts, and nothing else.
+                # Another run that saves at the same time loses its new facts, and nothing else.
                 self._lake.store.sweep("")
                 documents.write_json(self._lake.store, self._lake.facts(self._domain), self._known, durable=False)
 

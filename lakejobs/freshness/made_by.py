@@ -17,8 +17,8 @@ from lakejobs.quality import suite
 
 SILVER_VERSION = 3
 GOLD_VERSION = 3
-"""Raise one when Python code makes other rows from the same input; SQL, rules and settings are hashed. A test compares
-a fingerprint of the output with the versions."""
+"""Raise one when a change to Python code changes the rows; SQL, rules and settings are hashed. A test compares a
+fingerprint of the output with the versions."""
 
 
 def reading_of(domain: Domain) -> Reading:
@@ -58,7 +58,7 @@ class MadeBy:
         return {"version": SILVER_VERSION, **asdict(self)}
 
     def difference(self, old: Mapping[str, Any]) -> str:
-        """Describe what changed since a file with this lineage was made."""
+        """Describe what changed since a file with this lineage was built."""
         said = []
         before, now = {**old["rules"], **old["warnings"]}, {**self.rules, **self.warnings}
         for what, codes in (
@@ -77,7 +77,7 @@ class MadeBy:
 
 
 def needed_columns(domain: Domain) -> dict[str, str]:
-    """Columns that change the result when a file lacks them, and why."""
+    """Columns whose absence changes the result, and why."""
     needed = {correction.column: "so it is computed where possible" for correction in domain.corrections}
     with contextlib.suppress(LakeError):  # a broken suite is reported where it is used
         for rule in suite.load_suite(domain).rules:

@@ -1,4 +1,4 @@
-"""Gold snapshots: which ones exist, what they were made from, and what they should be made from now."""
+"""Gold snapshots: which ones exist, what they were built from, and what they should be built from now."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def newest_snapshot(run: Run, table: Table) -> tuple[str | None, GoldFooter | No
 
 
 def inputs(run: Run, table: Table) -> Inputs:
-    """What a table should be made from now."""
+    """What a table should be built from now."""
     made_from: Inputs = {}
     for source in table.sources:
         if source.name in domains():
@@ -52,12 +52,12 @@ def inputs(run: Run, table: Table) -> Inputs:
 
 
 def identity(table: Table, made_from: Mapping[str, Mapping[str, str]]) -> str:
-    """The identity of a snapshot made from these inputs."""
+    """The identity of a snapshot built from these inputs."""
     return digest([GOLD_VERSION, table.hash, made_from])
 
 
 def is_fresh(run: Run, table: Table) -> bool:
-    """Whether a table's newest snapshot is intact and was made from its current inputs."""
+    """Whether a table's newest snapshot is intact and was built from its current inputs."""
     if not all(is_fresh(run, tables()[source.name]) for source in table.sources if source.name not in domains()):
         return False
     found = snapshots(run, table)

@@ -1,7 +1,7 @@
-"""The state of a domain: what each of its files should be made from now, and what it was made from.
+"""The state of a domain: what each of its files should be built from now, and what it was built from.
 
-A file is fresh when the two agree. Files that were read before are not opened again, and a CSV file is opened only if
-it may have changed without a trace.
+A file is fresh if the two agree. No file is opened twice, except a CSV file whose version has changed but not its
+size.
 
 A run works on the files that were staged when it began; the next run takes what arrives later. Other runs leave a token
 in the domain's lock, which tells a run that they have published something.
@@ -35,7 +35,7 @@ EMPTY = "it is empty"
 
 
 class DomainState:
-    """What is known about one domain: landings, silver partitions, and footers of the gold snapshots made from it."""
+    """What is known about one domain: landings, silver partitions, and footers of the gold snapshots built from it."""
 
     def __init__(self, lake: Lake, domain: str) -> None:
         self.lake = lake
@@ -134,7 +134,7 @@ class DomainState:
     def _describes(self, manifest: Manifest, date: dt.date, staged: list[File], files: list[File]) -> bool:
         """Whether a manifest covers exactly these files in bronze, and every staged file has landed as it is now.
 
-        Reads files that may have been written to since: those of a copied lake once, others hardly ever.
+        Reads the files whose version has changed but not their size: those of a copied lake once, others hardly ever.
         """
         described = {entry.name: entry for entry in manifest.files}
         if described.keys() != {file.name for file in files}:
@@ -156,7 +156,7 @@ class DomainState:
         return True
 
     def read_manifest(self, date: dt.date) -> Manifest | None:
-        """The manifest of a bronze partition; None if it is missing, damaged, or was made with other settings."""
+        """The manifest of a bronze partition; None if it is missing, damaged, or was built with other settings."""
         manifest = self.manifests.get(date)
         if manifest is None:
             content = documents.read_json(self.lake.store, self.lake.manifest(self.domain, date))
@@ -229,7 +229,7 @@ class DomainState:
         return self._expected[date]
 
     def is_fresh(self, date: dt.date) -> bool:
-        """Whether a silver partition is what its inputs make it now; if it has no records, whether it is gone."""
+        """Whether a silver partition was built from its current inputs; without any records, whether it is gone."""
         footer = self.silver.get(date)
         if footer is None:
             return self.expected(date) is None and date not in self.present

@@ -1,7 +1,7 @@
 """Bronze: deliveries byte for byte, by landing date, and a manifest for each partition.
 
 A manifest is a cache. For each file it records how to read it and how many of its records belong to each event date, so
-silver knows which files a partition is made from. It is rebuilt from the files when it is missing, damaged or was made
+silver knows which files a partition is built from. It is rebuilt from the files if it is missing, damaged, or was built
 with other settings.
 """
 
@@ -158,7 +158,7 @@ def _land_file(state: DomainState, earlier: Deliveries, date: dt.date, file: Fil
     """Land a staged file unless it has landed already. Returns its path in bronze, and the inspection of a new file.
 
     Content equal to the latest delivery of the name has landed already. Other content is a new delivery, later than all
-    before it. A name that bronze assigned already contains the moment of its delivery.
+    before it. A name that bronze assigned already contains its delivery time.
     """
     source = f"{state.domain}/{file.name}"
     original = deliveries.original_name(file.name)
@@ -262,7 +262,7 @@ def describe(
 
 
 def delivery_order(landing: dt.date, entry: ManifestEntry) -> tuple[deliveries.Delivery, str]:
-    """Sort key for a domain's manifest entries, by delivery: moment, staged name, content hash."""
+    """Sort key for a domain's manifest entries, by delivery: time, staged name, content hash."""
     sha256 = entry.inspection.sha256
     return deliveries.delivery(entry.name, landing, sha256), sha256
 
@@ -328,8 +328,7 @@ def count_records(
 ) -> list[tuple[dt.date, ManifestEntry]]:
     """Fill in `records`, `malformed` and `dates` of manifest entries from their files.
 
-    Compares the engine's count with the number of lines; from then on, the careful reader reads a file where they
-    differ.
+    If the engine's count of a file differs from its number of lines, the fallback reader reads the file, now and later.
     """
     files = [csv_file(state, date, entry, number) for number, (date, entry) in enumerate(entries)]
     files = [file for file in files if has_records(file)]

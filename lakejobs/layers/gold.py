@@ -70,9 +70,9 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
 
 
 def days_to_compute(table: Table, old: Inputs, new: Inputs) -> tuple[list[str] | None, list[str]]:
-    """The days to compute, and the days to carry over from the last snapshot, which was made from `old`.
+    """The days to compute, and the days to carry over from the last snapshot, which was built from `old`.
 
-    The former is None if the table is computed whole.
+    The former is None if the table is recomputed in full.
     """
     if not table.is_by_day:
         return None, []
@@ -123,8 +123,8 @@ def _write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) 
         raise LakeError(f"{table.path}: {' '.join(said.split())}") from error
     except OtherDateError as error:
         raise LakeError(
-            f"{table.path}: it counts events of {error.day} under {error.other}, but the date in a grain is the UTC "
-            "day of the event. Give that column another name, such as week, and the table is computed whole."
+            f"{table.path}: it assigns events of {error.day} to {error.other}, but the date in a grain is the UTC day "
+            "of the event. Give that column another name, such as week, and the table is recomputed in full."
         ) from error
 
 

@@ -1,7 +1,7 @@
 """The lake report: one static page on what the lake holds, how good it is, and what is stale.
 
 The page needs no network and no scripts: its charts are SVG and HTML. Its row counts come from manifests and footers,
-which are known already; of the data itself, only gold tables are read. It contains a hash of everything it was made
+which are known already; of the data itself, only gold tables are read. It contains a hash of everything it was built
 from, and is rebuilt only when that changes.
 """
 
@@ -34,7 +34,7 @@ LINEAGE = '<meta name="lineage" content="'
 
 
 def publish(run: Run, visualiser: str) -> bool:
-    """Make the page, unless it is fresh. Returns whether it was made.
+    """Publish the page, unless it is fresh. Returns whether it did.
 
     `visualiser`: its URL.
     """
@@ -56,7 +56,7 @@ def publish(run: Run, visualiser: str) -> bool:
 
 
 def is_of_now(run: Run) -> bool:
-    """Whether nothing in the lake is stale and the page was made from its current content."""
+    """Whether nothing in the lake is stale and the page was built from its current content."""
     states = look(run)
     return not any(due(run, state) for state in states.values()) and _lineage_of_page(run) == identity(run, states)
 

@@ -2,9 +2,9 @@
 
 The names in bronze give the order of a domain's deliveries, so it survives the loss of caches and any copying:
 
-    sales_20261101_120000.csv                               the first delivery of a name with a stamp: at that moment
-    sales_20261101_120000_delivered_20261102_090000_000000.csv      the same name with other content, and its moment
-    till_delivered_20261102_083000_500000.csv               a name without a stamp, till.csv, and its moment
+    sales_20261101_120000.csv                               the first delivery of a name with a stamp: at that time
+    sales_20261101_120000_delivered_20261102_090000_000000.csv      the same name with other content, and when
+    till_delivered_20261102_083000_500000.csv               a name without a stamp, till.csv, and when
     till.csv                                                put into bronze by hand: at midnight of its partition
 """
 
@@ -63,12 +63,12 @@ def landing_date(name: str, modified: dt.datetime) -> dt.date:
 
 
 def modified(file: File, now: dt.datetime) -> dt.datetime:
-    """When (UTC) a staged file was last modified; a moment in the future counts as now."""
+    """When (UTC) a staged file was last modified; now, if that is in the future."""
     return min(EPOCH + dt.timedelta(microseconds=file.modified_ns // 1000), now)
 
 
 def stamp(name: str) -> dt.datetime | None:
-    """The moment of a name's first stamp, `_YYYYMMDD_HHMMSS`."""
+    """The time in a name's first stamp, `_YYYYMMDD_HHMMSS`."""
     for day, time_of_day in STAMP.findall(name):
         with contextlib.suppress(ValueError):
             return dt.datetime.strptime(day + time_of_day, "%Y%m%d%H%M%S")
@@ -76,7 +76,7 @@ def stamp(name: str) -> dt.datetime | None:
 
 
 def delivered_name(original: str, moment: dt.datetime) -> str:
-    """The name in bronze of a delivery whose own name does not give its moment."""
+    """The name in bronze of a delivery whose own name does not say when it was."""
     stem, dot, suffix = original.rpartition(".")
     return f"{stem}_delivered_{moment.strftime(DELIVERED_FORMAT)}{dot}{suffix}"
 

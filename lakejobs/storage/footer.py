@@ -1,4 +1,4 @@
-"""Footers: those of the lake's Parquet files record what the file was made from, and its checksum."""
+"""Footers: each of the lake's Parquet files records what it was built from, and its checksum."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class LocalStore:
             with explained(f"cannot create {path}"):
                 os.mkdir(path)
             with _holding(path) as is_held:
-                # Before it was locked, a run of another domain may have taken it for a dead run's.
+                # A run of another domain may have removed it before it was locked, as left over from a dead run.
                 if not is_held or not os.path.isdir(path):
                     continue
                 try:
@@ -208,7 +208,7 @@ class LocalLease:
 
     def renew_token(self) -> str:
         token = f"{os.getpid()} {os.urandom(8).hex()}"
-        # On a full disk the token is lost, and other runs see this run's work when they next scan for other reasons.
+        # On a full disk the token is not renewed, and runs in progress do not notice that this one has published.
         with contextlib.suppress(OSError):
             self._handle.truncate(0)
             self._handle.write(token.encode())
