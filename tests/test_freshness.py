@@ -108,7 +108,7 @@ def test_the_footer_holds_a_hash_of_each_thing_that_decides(made, set_lake, capl
 @pytest.mark.parametrize("query", ["typed_rows", "superseded_rows", "judged_rows"])
 def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
     original = getattr(sql, query)
-    monkeypatch.setattr(sql, query, lambda about: original(about).replace("desc", "asc").replace(" as ", "  as "))
+    monkeypatch.setattr(sql, query, lambda *about: original(*about).replace("desc", "asc").replace(" as ", "  as "))
     assert made.run()
     assert made.ran_names("Silver") == ["2026-11-01"]
 

@@ -25,8 +25,8 @@ def results(lake: LakeUnderTest) -> dict[str, str]:
         files = str(directory / "**/*.parquet")
         found[f"silver/{directory.name}.csv"] = as_csv(
             "select regexp_extract(filename, 'year.*day=[0-9]+') as partition, "
-            "* exclude (filename, processed_at, source_file), "
-            f"regexp_extract(source_file, '[^/]+$') as source_file "
+            "* exclude (filename, processed_at, source_file, source_record), "
+            "regexp_extract(source_file, '[^/]+$') as source_file, source_record "
             f"from read_parquet('{files}', filename = true, hive_partitioning = false)"
         )
     for directory in sorted((lake.root / "datalake/gold").iterdir()):

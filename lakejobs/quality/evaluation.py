@@ -315,7 +315,7 @@ class Days:
         if configuration.kwargs.get("row_condition"):
             judged = within = self._count(_positions(configuration, engine, only_condition=True))
         if missing or rule.is_across:
-            judged = self._count(_positions(configuration, engine, without_missing=bool(missing)))
+            judged = self._count(_positions(configuration, engine, without_missing=not rule.is_across))
         failing = self._count(content["unexpected_index_list"]) if unexpected else 0 * within
         lacking = within - judged if missing else 0 * within
         counts = zip(within.tolist(), lacking.tolist(), judged.tolist(), failing.tolist(), strict=True)
