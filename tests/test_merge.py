@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-from pathlib import Path
 from typing import Any
 
 import duckdb
-import luigi
 import pytest
 from conftest import HEADERS, LakeUnderTest, new_lake, partition_date, read_footer, sale
 

@@ -67,6 +67,7 @@ class Life:
         self.bronze: list[model.Delivery] = []
         self.deleted: list[model.Delivery] = []
         self.earliest = dt.date(1970, 1, 1)
+        self.merge = True
         self.causes: set[str] = {"new"}
         """What happened since the lake was last up to date."""
         self.killed = False
@@ -139,6 +140,7 @@ class Life:
 
     def arguments(self, task: str, workers: int) -> list[str]:
         arguments = ["--module", "lakejobs", task, "--lake-earliest-date", str(self.earliest)]
+        arguments += ["--lake-merge", str(self.merge)]
         if workers > 1:
             arguments += ["--workers", str(workers)]
         port = ["--scheduler-port", str(self.luigid.port)] if self.luigid else ["--local-scheduler"]
@@ -289,12 +291,17 @@ class Life:
 
     def compare(self, name: str, found: dict[str, Any], expected: model.Partition) -> Iterator[tuple[str, str]]:
         footer, rows = found["footer"], found["rows"]
-        without = [{column: value for column, value in row.items() if column != "source_file"} for row in expected.rows]
+        place = ("source_file", "source_record")
+        without = [{column: value for column, value in row.items() if column not in place} for row in expected.rows]
+        order = {delivery.path: number for number, (delivery, _) in enumerate(expected.files)}
+        places = [(order.get(row["source_file"], -1), row["source_record"]) for row in rows]
         if difference := unlike(rows, without):
             yield "silver", f"{name}: {difference}"
         elif difference := unlike(rows, expected.rows):
             yield "source file", f"{name}: {difference}"
-        files = [[known.path, len(known.content), known.sha256] for known in expected.files]
+        elif places != sorted(places):
+            yield "order", f"{name}: {places}"
+        files = [[known.path, len(known.content), known.sha256, records] for known, records in expected.files]
         if footer["lineage"]["files"] != files:
             yield "lineage", f"{name}: {footer['lineage']['files']} is not {files}"
         counts = {count: footer[count] for count in expected.counts}
@@ -652,6 +659,16 @@ class ChangeSuite(Step):
 
 
 @dataclass(frozen=True, repr=False)
+class Merging(Step):
+    """Let later runs merge new records into stored partitions, or rebuild these from bronze."""
+
+    on: bool
+
+    def take(self, life: Life) -> None:
+        life.merge = self.on
+
+
+@dataclass(frozen=True, repr=False)
 class Earliest(Step):
     """Change the setting `earliest_date`."""
 
@@ -900,6 +917,7 @@ STEPS: dict[str, tuple[int, st.SearchStrategy[Any]]] = {
     "plant": (1, planted()),
     "restore": (1, st.builds(Restore, numbers)),
     "suite": (2, st.builds(ChangeSuite, domains, st.sampled_from(CHANGES))),
+    "merging": (1, st.builds(Merging, st.booleans())),
     "earliest": (1, st.builds(Earliest, st.sampled_from(["1970-01-01", "2025-03-01", "2025-03-02"]))),
     "harm": (3, st.builds(Harm, st.sampled_from(list(KINDS)), st.sampled_from(HARMS), st.integers(0, 99))),
 }  # fmt: skip

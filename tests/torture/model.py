@@ -9,7 +9,7 @@ import csv
 import datetime as dt
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
@@ -203,7 +203,8 @@ READ: dict[str, Callable[[str], Any]] = {"text": str, "whole": whole, "number": 
 @dataclass
 class Partition:
     rows: list[Row]
-    files: list[Delivery]
+    files: list[tuple[Delivery, int]]
+    """In order of delivery, with the number of records."""
     counts: dict[str, int]
 
 
@@ -231,7 +232,7 @@ def judged(found: list[Record], suite: dict[str, Any]) -> Partition:
         "records": len(found), "rows": len(rows), "duplicates": len(found) - len(rows), "valid": valid,
         "invalid": len(rows) - valid,
     }  # fmt: skip
-    return Partition(rows, list(dict.fromkeys(record.delivery for record in found)), counts)
+    return Partition(rows, list(Counter(record.delivery for record in found).items()), counts)
 
 
 def row(record: Record, suite: dict[str, Any]) -> Row:
@@ -243,6 +244,7 @@ def row(record: Record, suite: dict[str, Any]) -> Row:
     return {
         **record.values, "is_valid": not codes, "validation_errors": "; ".join(codes),
         "rescued_data": record.rescued, "source_file": record.delivery.path,
+        "source_record": record.number,
     }  # fmt: skip
 
 
