@@ -182,9 +182,10 @@ class Silver(LakeTask):
             page = None
             if built.validation:
                 # The page says what was published, so it is written after publishing.
-                page = docs.page_url(
-                    run.lake, docs.keep(run.lake, built.validation, built.counts, built.withheld, built.examples)
+                kept = docs.keep(
+                    run.lake, built.validation, built.counts, built.new_records, built.withheld, built.examples
                 )
+                page = docs.page_url(run.lake, kept)
         if built.withheld:
             raise LakeError(silver.withheld_message(self.domain, built, suite.suite_path(self.domain), page or ""))
         tell(self, str(built), percent=100, link=page)

@@ -81,6 +81,8 @@ class Stored:
     """A silver partition on disk that lacks only the records of some files, which are merged into it."""
 
     path: str
+    version: str
+    """The file's version when its checksum was verified."""
     counts: Counts
     verdicts: Mapping[str, Sequence[int]]
     """See `Validation.verdicts`."""

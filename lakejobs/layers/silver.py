@@ -43,17 +43,20 @@ class Built:
     """Partitions that were built but not published, and why."""
     examples: Mapping[int | str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """See `SilverResult.examples`."""
+    new_records: int = 0
+    """Records that were read; the others were merged with."""
 
     def __str__(self) -> str:
-        """`3 partitions, 12,345 records, 4.1% invalid, 23 duplicates`."""
+        """`3 partitions, 12,345 records, 4.1% invalid, 23 duplicates`; after a merge `45 new of 12,345 records`."""
         said = []
         if self.counts:
             records, rows, invalid, duplicates = (
                 sum(getattr(count, name) for count in self.counts.values())
                 for name in ("records", "rows", "invalid", "duplicates")
             )
+            new = f"{self.new_records:,} new of " if self.new_records < records else ""
             said.append(
-                f"{counted(len(self.counts), 'partition')}, {counted(records, 'record')}, "
+                f"{counted(len(self.counts), 'partition')}, {new}{counted(records, 'record')}, "
                 f"{percent(invalid / rows if rows else 0.0)} invalid, {counted(duplicates, 'duplicate')}"
             )
         if self.removed:
@@ -89,8 +92,10 @@ def build(
         )
         with engine.silver(job, on_progress) as result:
             withheld = result.validation.withheld()
-            publish(state, [date for date in wanted if date not in withheld], result, found, on_progress)
-            built = Built(removed, result.validation, result.counts, withheld, result.examples())
+            published = [date for date in wanted if date not in withheld]
+            publish(state, published, result, found, merged, on_progress)
+            examples = result.examples()
+            built = Built(removed, result.validation, result.counts, withheld, examples, job.new_records)
     for date in removed:
         state.lake.store.remove(state.lake.silver(state.domain, date))
         state.published(date)
@@ -128,14 +133,15 @@ def stored(
         if not known or (known.version, known.rules, known.warnings) != made_by or not known.counts.rows:
             continue
         held = {tuple(lineage_of(file, entry, date)): file for file, entry in files if date.isoformat() in entry.dates}
-        content = footer.read_footer(state.lake.store, path)
-        if content is None:
+        file, content = state.lake.store.stat(path), footer.read_footer(state.lake.store, path)
+        if file is None or content is None:
             continue
         old = [tuple(one) for one in content["lineage"]["files"]]
         if not held.keys() >= {*old} or sum(records for *_, records in old) != known.counts.records:
             continue
         found[date] = Stored(
             path=state.lake.location(path),
+            version=file.version,
             counts=SilverFooter.from_json(content).counts,
             verdicts=content["verdicts"],
             files={held[one].name: held[one].number for one in old},
@@ -181,6 +187,7 @@ def publish(
     dates: Sequence[dt.date],
     result: SilverResult,
     files: Sequence[tuple[CsvFile, ManifestEntry]],
+    merged: Mapping[dt.date, Stored],
     on_progress: OnProgress,
 ) -> None:
     """Publish one file per date, with its lineage and counts in the footer.
@@ -208,6 +215,8 @@ def publish(
                     f"{state.lake.location(path)}: expected to write {counts.rows:,} rows, but wrote {written:,}; "
                     "run again"
                 )
+            if date in merged and ((now := store.stat(path)) is None or now.version != merged[date].version):
+                raise LakeError(f"{state.lake.location(path)} changed while it was read; run again")
             footer.seal(temporary)
         return path
 

@@ -41,12 +41,14 @@ def keep(
     lake: Lake,
     validation: Validation,
     counts: Mapping[dt.date, Counts],
+    new_records: int,
     withheld: Mapping[dt.date, Sequence[str]],
     examples: Mapping[int | str, Sequence[Mapping[str, Any]]],
 ) -> str:
     """Store the result of a validation, and render its page and the index. Returns the page's path.
 
-    `counts`: the fates of the records by event date. `withheld`: partitions that were not published, and why.
+    `counts`: the fates of the records by event date. `new_records`: how many of them are new; earlier validations saw
+    the others. `withheld`: partitions that were not published, and why.
     `examples`: rows that failed a rule, by the rule's position, and rows with a code from reading, by code.
     """
     domain = validation.suite.domain
@@ -58,6 +60,7 @@ def keep(
         "span": span(dates),
         "validated_at": now.isoformat(timespec="seconds"),
         "withheld": {date.isoformat(): list(reasons) for date, reasons in withheld.items()},
+        "new_records": new_records,
         "totals": {name: sum(getattr(count, name) for count in counts.values()) for name in TOTALS},
         "rules": [_summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules],
         "reading": reading_codes(counts, examples),
@@ -97,6 +100,7 @@ def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any
         "success": outcome.success,
         "row_level": outcome.row_level,
         "unexpected": outcome.unexpected,
+        "new_unexpected": outcome.new_unexpected,
         "share": outcome.unexpected / outcome.elements if outcome.elements else 0.0,
         "observed": outcome.observed if not outcome.row_level else None,
         "notes": notes if isinstance(notes, str) else " ".join(notes),
