@@ -27,7 +27,8 @@ SUITES: dict[str, list[dict[str, Any]]] = {
                     "ignore_row_if": "either_value_is_missing"}, "meta": {"code": "CHEAP"}},
     ],
     "whole": [
-        {"type": f"{COLUMN}be_unique", "kwargs": {"column": "customer_id", "mostly": 0.01}, "meta": {"code": "TWICE"}},
+        {"type": "expect_compound_columns_to_be_unique", "meta": {"code": "TWICE"},
+         "kwargs": {"column_list": ["timestamp", "quantity", "category", "total_amount"], "mostly": 0.01}},
         {"type": "expect_column_value_z_scores_to_be_less_than", "severity": "warning",
          "kwargs": {"column": "total_amount_difference", "threshold": 1, "double_sided": True},
          "meta": {"code": "FAR"}},

@@ -12,7 +12,7 @@ import itertools
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from lakejobs.engine import CsvFile, NotPlainError, QueryError, records
@@ -114,6 +114,17 @@ class Connection:
         """Make an Arrow table readable under a name."""
         self._connection.register(name, data)
 
+    def set_list(self, name: str, values: Mapping[int, Any]) -> None:
+        """Make values by number readable as `getvariable(name)[number + 1]`; in SQL, lists begin with 1."""
+        listed = [values.get(number) for number in range(max(values, default=-1) + 1)]
+        with plain_errors():
+            self._connection.execute(f"set variable {name} = ?", [listed])
+
+    def set_bits(self, name: str, bits: str) -> None:
+        """Make zeros and ones readable as `get_bit(getvariable(name), position)`."""
+        with plain_errors():
+            self._connection.execute(f"set variable {name} = cast(? as bit)", [bits])
+
     def read_parquet(self, name: str, paths: Sequence[str], *, numbered: bool = False) -> None:
         """Make Parquet files readable under a name. `numbered` adds `filename`, and `file_row_number` from 0 on."""
         options = "hive_partitioning = false" + (", filename = true, file_row_number = true" if numbered else "")
@@ -142,8 +153,8 @@ class Connection:
         the members of a JSON object (NULL if there are none); and the domain's `columns` as delivered, matched by
         header name, NULL if missing.
 
-        `query` passes on `file_number` and `source_record`, and drops no row. `table` also has a column `row_number_`.
-        Returns whether its rows are in the order of files and records.
+        `query` passes on `file_number` and `source_record`, and drops no row. `table` is a view: the row ids of
+        `<table>_` are its column `row_number_`. Returns whether its rows are in the order of files and records.
         """
         plain: dict[tuple[Any, ...], list[CsvFile]] = {}
         careful = []
@@ -161,23 +172,28 @@ class Connection:
         self.run(f"create temp view delivered as select {fixed}, {texts} limit 0")
         self.run(f"create temp table {table}_ as {query}")
         self.run("drop view delivered")
-        # Row numbers minus record numbers, for ranges of rows: the engine does not number the records that it reads.
-        self.run(f"create temp table {table}_places (file_number int, first_ bigint, last_ bigint, before_ bigint)")
+        places = Places()
         in_order = True
         for group in plain.values():
-            in_order &= not self._load_plain(table, group, columns, query)
+            in_order &= not self._load_plain(f"{table}_", group, columns, query, places)
         for file in careful:
             for chunk in _read_carefully(file, columns, self._open):
                 self._insert(f"{table}_", chunk, query)
         loaded = [file.number for group in (*plain.values(), careful) for file in group]
+        self.set_list("first_", places.first)
+        number = "t.rowid - getvariable('first_')[t.file_number + 1]"
+        if places.gaps:
+            self.set_list("gaps_", places.gaps)
+            number += (
+                " + coalesce(len(list_filter(getvariable('gaps_')[t.file_number + 1], lambda g: g <= t.rowid)), 0)"
+            )
         self.run(
             f"create temp view {table} as select t.rowid as row_number_, "
-            f"t.* replace (coalesce(t.source_record, t.rowid - p.before_) as source_record) from {table}_ as t "
-            f"left join {table}_places as p on t.file_number = p.file_number and t.rowid between p.first_ and p.last_"
+            f"t.* replace (coalesce(t.source_record, {number}) as source_record) from {table}_ as t"
         )
         return in_order and loaded == sorted(loaded)
 
-    def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str) -> int:
+    def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str, places: Places) -> int:
         """Read files with the same header and line ends at once, file by file; malformed lines follow after all others.
 
         Returns the number of malformed lines.
@@ -206,7 +222,7 @@ class Connection:
         types = ", ".join(f"c{index}: 'varchar'" for index in range(len(header)))
         self.run("drop table if exists reject_errors; drop table if exists reject_scans")
         numbers = ", ".join(str(file.number) for file in files)
-        ((start,),) = self.rows(f"select count(*) from {table}_")
+        ((start,),) = self.rows(f"select count(*) from {table}")
         self.run(
             f"create temp view delivered as select [{numbers}][{position}] as file_number, "
             f"cast(null as bigint) as source_record, "
@@ -218,7 +234,7 @@ class Connection:
             f"max_line_size = {LONGEST_LINE}, store_rejects = true)"
         )
         try:
-            self.run(f"insert into {table}_ {query}")
+            self.run(f"insert into {table} {query}")
         except QueryError as error:
             if isinstance(error.__cause__, duckdb.InvalidInputException):
                 raise NotPlainError(str(error)) from error
@@ -232,40 +248,42 @@ class Connection:
         lines: list[Delivered] = [
             (by_path[path], record, None, raw) for path, record, raw in _rejected_lines(rejects, self._open)
         ]
-        self._place(table, start, lines)
+        places.add(
+            self.rows(
+                f"select file_number, min(rowid), max(rowid), count(*) from {table} where rowid >= {start} group by all"
+            ),
+            lines,
+        )
         for begin in range(0, len(lines), CAREFUL_CHUNK):
-            self._insert(f"{table}_", _delivered(lines[begin : begin + CAREFUL_CHUNK], columns), query)
+            self._insert(table, _delivered(lines[begin : begin + CAREFUL_CHUNK], columns), query)
         return len(lines)
-
-    def _place(self, table: str, start: int, malformed: Sequence[Delivered]) -> None:
-        """Note where the records of files begin that were loaded, file by file, from row `start` on.
-
-        `malformed` lines are numbered, but not among these rows.
-        """
-        gaps: dict[int, list[int]] = {}
-        for file, record, _, _ in malformed:
-            gaps.setdefault(file.number, []).append(record)
-        places = []
-        for number, first, last, rows in self.rows(
-            f"select file_number, min(rowid), max(rowid), count(*) from {table}_ where rowid >= {start} group by all"
-        ):
-            if last - first + 1 != rows:
-                raise NotPlainError(f"records of file {number} are not in order")
-            # Record numbers minus row numbers grow by one with each malformed line.
-            begin = first
-            for skipped, record in enumerate(sorted(gaps.get(number, ()))):
-                end = first + record - 1 - skipped
-                if end > begin:
-                    places.append((number, begin, end - 1, first - 1 - skipped))
-                    begin = end
-            places.append((number, begin, last, first - 1 - len(gaps.get(number, ()))))
-        for some in range(0, len(places), 10_000):
-            self.run(f"insert into {table}_places values {', '.join(map(str, places[some : some + 10_000]))}")
 
     def _insert(self, table: str, chunk: pa.Table, query: str) -> None:
         self.register("delivered", chunk)
         self.run(f"insert into {table} {query}")
         self._connection.unregister("delivered")
+
+
+class Places:
+    """Where the rows of plain files are in a table, to number their records: the engine does not number them."""
+
+    def __init__(self) -> None:
+        self.first: dict[int, int] = {}
+        """By file number: the row id of the first record, minus one."""
+        self.gaps: dict[int, list[int]] = {}
+        """By file number, for each malformed line the row id of the record after it. These lines have other places."""
+
+    def add(self, found: Iterable[tuple[int, int, int, int]], malformed: Sequence[Delivered]) -> None:
+        """`found`: by file, its number, the first and the last row id, and the number of rows."""
+        lines: dict[int, list[int]] = {}
+        for file, record, _, _ in malformed:
+            lines.setdefault(file.number, []).append(record)
+        for number, first, last, rows in found:
+            if last - first + 1 != rows:
+                raise NotPlainError(f"the records of file {number} are not next to each other")
+            self.first[number] = first - 1
+            if number in lines:
+                self.gaps[number] = [first + record - 1 - skipped for skipped, record in enumerate(lines[number])]
 
 
 @contextlib.contextmanager

@@ -69,7 +69,8 @@ class LocalEngine:
         query = sql.typed_rows(reading)
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._connect(reading.domain.name))
-            in_order = connection.load_csv("loaded", files, list(reading.domain.columns), query)
+            with_codes = f"select *, cast(null as string) as codes from ({query}) as rows"
+            in_order = connection.load_csv("loaded", files, list(reading.domain.columns), with_codes)
             return Loaded(connection, query, _contents(files), in_order, stack.pop_all())
 
     def _loaded(self, reading: Reading, files: Sequence[CsvFile]) -> Loaded:

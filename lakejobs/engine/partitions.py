@@ -3,18 +3,17 @@
 Functions of an open connection, paths and values: they read no settings and keep nothing outside the connection. Only
 this module uses the relations that they leave there:
 
-    loaded      typed records of files (`sql.typed_rows`) and row_number_
-    typed       those that are new to the partitions that are built
-    sources     file_number, delivery_ (the job's number of the file) and source_file; of stored rows, a file_number
-                below 0
+    loaded      typed records of files (`sql.typed_rows`), row_number_, and codes of the suite's rules. Rows that
+                others supersede, or that no partition needs, are deleted
+    typed       the same, with delivery_ (the job's number of the file) and source_file
     stored_     the rows of the stored partitions, as in their files; their row_number_ is below 0
     old_        these rows as `typed` had them (`sql.stored_rows`)
     superseded  row_number_ and partition_date of the duplicates
-    kept        the remaining rows of typed
-    all_        the remaining rows of typed and old_, with delivery_ and source_file
-    judged_     those of them that get new codes
-    failed      row_number_ and the codes of the rows that fail a rule
+    all_        the rows of typed and old_ that remain
     silver      the rows that were judged, ready to be written
+
+Rows are written in the order of files and records. A join loses the order of rows, a view of a single table keeps it;
+so codes are put into `loaded`, and the names of files come from a list.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ LONGEST_RESCUED = 10_000
 
 
 def select(job: SilverJob, numbers: Sequence[int], engine: Connection) -> dict[dt.date, int]:
-    """Make the relations `typed`, `sources`, `stored_` and `old_`.
+    """Make the relations `typed`, `stored_` and `old_`.
 
     `numbers`: the numbers in `loaded` of the job's files. Returns the number of the first file that is new to a
     partition, by date.
@@ -52,115 +51,97 @@ def select(job: SilverJob, numbers: Sequence[int], engine: Connection) -> dict[d
     files = dict(zip(numbers, job.files, strict=True))
     known = {date: set(stored.files.values()) for date, stored in job.stored.items()}
     first: dict[dt.date, int] = {}
-    wanted, others = [], 0
+    needless = []
     for date, number in engine.rows("select distinct partition_date, file_number from loaded"):
         if date in job.dates and number in files and files[number].number not in known.get(date, ()):
-            wanted.append((date, number))
             first[date] = min(first.get(date, files[number].number), files[number].number)
         else:
-            others += 1
-    typed = "select * from loaded"
-    if others:
-        dates, some = zip(*wanted, strict=True) if wanted else ((), ())
-        engine.register(
-            "wanted",
-            pa.table({"partition_date": pa.array(dates, pa.date32()), "file_number": pa.array(some, pa.int32())}),
+            needless.append({"partition_date": date, "file_number": number})
+    if needless:
+        types = pa.schema([("partition_date", pa.date32()), ("file_number", pa.int32())])
+        engine.register("needless", pa.Table.from_pylist(needless, types))
+        engine.run(
+            "delete from loaded_ using needless as n "
+            "where n.partition_date = loaded_.partition_date and n.file_number = loaded_.file_number"
         )
-        typed += (
-            " where exists (select 1 from wanted as w "
-            "where w.partition_date = loaded.partition_date and w.file_number = loaded.file_number)"
-        )
-    engine.run(f"create temp view typed as {typed}")
-    named = {number: (file.number, file.name) for number, file in files.items()}
-    for stored in job.stored.values():
-        named |= {-1 - number: (number, name) for name, number in stored.files.items()}
-    deliveries, names = zip(*named.values(), strict=True) if named else ((), ())
-    engine.register(
-        "sources_",
-        pa.table(
-            {
-                "file_number": pa.array(list(named), pa.int32()),
-                "delivery_": pa.array(deliveries, pa.int32()),
-                "source_file": pa.array(names, pa.string()),
-            }
-        ),
+    engine.set_list("deliveries_", {number: file.number for number, file in files.items()})
+    engine.set_list("names_", {number: file.name for number, file in files.items()})
+    engine.run(
+        "create temp view typed as select *, getvariable('deliveries_')[file_number + 1] as delivery_, "
+        "getvariable('names_')[file_number + 1] as source_file from loaded"
     )
-    # Not temporary, like `superseded` and `silver`: several connections read it.
-    engine.run("create table sources as select * from sources_")
     if job.stored:
-        firsts, rows = {}, 0
-        for date, stored in job.stored.items():
-            firsts[date], rows = -1 - rows, rows + stored.counts.rows
         engine.read_parquet("parquet_", [stored.path for stored in job.stored.values()], numbered=True)
         places = ", ".join(
-            f"({sql.text(stored.path)}, date '{date}', {firsts[date]})" for date, stored in job.stored.items()
+            f"({sql.text(stored.path)}, date '{date}', {_first_row(job, date)})" for date, stored in job.stored.items()
         )
         engine.run(
             "create temp view stored_ as select s.* exclude (filename, file_row_number), p.partition_date, "
             f"p.first_ - s.file_row_number as row_number_ from parquet_ as s "
             f"join (values {places}) as p (path, partition_date, first_) on s.filename = p.path"
         )
-        engine.run(f"create temp view old_ as {sql.stored_rows(job.reading)}")
+        # Not temporary, like `superseded` and `silver`: several connections read it.
+        named = {name: number for stored in job.stored.values() for name, number in stored.files.items()}
+        engine.register(
+            "named",
+            pa.table({"source_file": pa.array(named, pa.string()), "delivery_": pa.array(named.values(), pa.int32())}),
+        )
+        engine.run("create table sources as select * from named")
+        engine.run(
+            "create temp view old_ as select rows.*, s.delivery_ "
+            f"from ({sql.stored_rows(job.reading)}) as rows join sources as s using (source_file)"
+        )
     return first
 
 
+def _first_row(job: SilverJob, date: dt.date) -> int:
+    """The row_number_ of a stored partition's first row; those of the next rows are one less each."""
+    return -1 - sum(stored.counts.rows for other, stored in job.stored.items() if other < date)
+
+
 def deduplicate(job: SilverJob, engine: Connection) -> None:
-    """Make the relations `superseded`, `kept` and `all_`.
+    """Make the relations `superseded` and `all_`, and delete superseded rows from `loaded`.
 
     Rows that lack any part of the key are never merged.
     """
     domain = job.reading.domain
     key = ", ".join(domain.keys)
     has_key = " and ".join(f"{name} is not null" for name in domain.keys)
-    (rows,) = engine.rows("select count(*) from typed")[0]
+    (rows,) = engine.rows("select count(*) from loaded")[0]
     parts = 1 + (rows + sum(stored.counts.rows for stored in job.stored.values())) // (KEYS_AT_ONCE * job.chunk_rows)
-    engine.run("create table superseded as select row_number_, partition_date from typed limit 0")
+    engine.run("create table superseded (row_number_ bigint, partition_date date)")
     for part in range(parts):
         some = f" and abs(hash({key})) % {parts} = {part}" if parts > 1 else ""
         # Sort repeated keys only: there are few.
         repeated = (
-            f"select partition_date, {key} from typed where {has_key}{some} "
+            f"select partition_date, {key} from loaded where {has_key}{some} "
             f"group by partition_date, {key} having count(*) > 1"
         )
         rivals = (
-            "select n.row_number_, n.partition_date, r.key_, n.event_time_, s.delivery_, n.source_record "
-            f"from typed as n join repeated as r on {_same(domain.keys, 'n', 'r')} "
-            "join sources as s on n.file_number = s.file_number"
+            "select r.row_number_, r.partition_date, k.key_, r.event_time_, r.delivery_, r.source_record from {} as r "
         )
+        rivals += f"join repeated as k on {_same(domain.keys, 'r', 'k')}"
         if job.stored:
             repeated += (
                 f" union select partition_date, {key} from old_ as o where {has_key}{some} "
-                f"and exists (select 1 from typed as n where {_same(domain.keys, 'n', 'o')})"
-            )
-            rivals += (
-                " union all "
-                "select o.row_number_, o.partition_date, r.key_, o.event_time_, s.delivery_, o.source_record "
-                f"from old_ as o join repeated as r on {_same(domain.keys, 'o', 'r')} "
-                "join sources as s on o.source_file = s.source_file and s.file_number < 0"
+                f"and exists (select 1 from loaded as n where {_same(domain.keys, 'n', 'o')})"
             )
         engine.run(f"create or replace temp table repeated as select row_number() over () as key_, * from ({repeated})")
-        engine.run(f"create or replace temp view rivals_ as {rivals}")
-        engine.run(f"insert into superseded {sql.superseded_rows()}")
-    (superseded,) = engine.rows("select count(*) from superseded")[0]
-    remain = "not exists (select 1 from superseded as s where s.row_number_ = r.row_number_)" if superseded else "true"
-    engine.run(f"create temp view kept as select * from typed as r where {remain}")
+        if engine.rows("select 1 from repeated limit 1"):
+            both = " union all ".join(rivals.format(name) for name in ("typed", *(["old_"] if job.stored else [])))
+            engine.run(f"create or replace temp view rivals_ as {both}")
+            engine.run(f"insert into superseded {sql.superseded_rows()}")
+    engine.run("delete from loaded_ using superseded as s where s.row_number_ = loaded_.rowid")
     columns = ", ".join(
-        f"r.{name}"
-        for name in (
-            *("row_number_", "partition_date", "source_record", "event_time_", "is_malformed", "type_errors"),
-            *("corrections", "rescued_data", *domain.rule_columns),
+        (
+            *("row_number_", "partition_date", "delivery_", "source_file", "source_record", "event_time_"),
+            *("is_malformed", "type_errors", "corrections", "rescued_data", *domain.rule_columns),
         )
     )
-    new = f"select {columns}, s.delivery_, s.source_file from kept as r join sources as s using (file_number)"
-    engine.run(f"create temp view new_ as {new}")
+    rows_ = f"select {columns} from typed"
     if job.stored:
-        old = (
-            f"select {columns}, s.delivery_, r.source_file from old_ as r "
-            f"join sources as s on r.source_file = s.source_file and s.file_number < 0 where {remain}"
-        )
-        engine.run(f"create temp view all_ as {new} union all {old}")
-    else:
-        engine.run("create temp view all_ as select * from new_")
+        rows_ += f" union all select {columns} from old_ where row_number_ not in (select row_number_ from superseded)"
+    engine.run(f"create temp view all_ as {rows_}")
 
 
 def _same(keys: Sequence[str], one: str, other: str) -> str:
@@ -184,7 +165,7 @@ def validate(job: SilverJob, engine: Connection, on_progress: OnProgress) -> Val
             for c in validation.columns
         )
         query = f"select row_number_, partition_date, {picked} from"
-        for chunk in engine.chunks(f"{query} kept where not is_malformed", job.chunk_rows):
+        for chunk in engine.chunks(f"{query} loaded where not is_malformed", job.chunk_rows):
             on_progress(f"validating row {done + 1:,} of {new:,}", 40 + 15 * done // max(1, new))
             validation.add_rows(chunk.column(0), chunk.column(1), chunk.select(validation.columns))
             done += chunk.num_rows
@@ -193,7 +174,7 @@ def validate(job: SilverJob, engine: Connection, on_progress: OnProgress) -> Val
             for chunk in engine.chunks(gone, job.chunk_rows):
                 validation.remove_rows(chunk.column(0), chunk.column(1), chunk.select(validation.columns))
     if rewrites_codes(job, validation):
-        codes = engine.arrow("select row_number_, codes_ from old_ where codes_ is not null")
+        codes = engine.arrow("select row_number_, codes from old_ where codes is not null")
         validation.add_codes(codes.column(0), codes.column(1))
     if (whole := validation.whole_columns) is not None:
         for date in job.dates:
@@ -222,8 +203,14 @@ def judge(job: SilverJob, validation: Validation, in_order: bool, engine: Connec
     """
     domain = job.reading.domain
     rewrites = rewrites_codes(job, validation)
-    engine.run(f"create temp view judged_ as select * from {'all_' if rewrites else 'new_'}")
     engine.register("failed", validation.failed_rows())
+    if rewrites:
+        engine.run(
+            "create temp view judged_ as select r.*, f.codes from all_ as r left join failed as f using (row_number_)"
+        )
+    else:
+        engine.run("update loaded_ set codes = f.codes from failed as f where f.row_number_ = loaded_.rowid")
+        engine.run("create temp view judged_ as select * from typed")
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     query = f"select *, timestamp '{now}' as processed_at from ({sql.judged_rows(domain)}) as judged"
     if len(job.dates) == 1 and in_order and not rewrites:
@@ -280,7 +267,7 @@ def failing_rows(job: SilverJob, validation: Validation, engine: Connection) -> 
     """
     domain = job.reading.domain
     marked = engine.rows(
-        f"select type_errors, min(row_number_, {EXAMPLE_ROWS}) from kept "
+        f"select type_errors, min(row_number_, {EXAMPLE_ROWS}) from loaded "
         "where type_errors is not null group by type_errors"
     )
     read: dict[str, set[int]] = {}
@@ -297,7 +284,7 @@ def failing_rows(job: SilverJob, validation: Validation, engine: Connection) -> 
         for row in engine.rows(
             # A malformed line can be as long as its file.
             f"select row_number_, source_file, substr(rescued_data, 1, {LONGEST_RESCUED}), corrections, "
-            f"{', '.join(domain.rule_columns)} from {'all_' if min(wanted) < 0 else 'new_'} "
+            f"{', '.join(domain.rule_columns)} from {'all_' if min(wanted) < 0 else 'typed'} "
             f"where row_number_ in ({', '.join(map(str, sorted(wanted)))})"
         )
     }
@@ -338,19 +325,24 @@ def write(
     if stored is None or rewrites:
         return engine.write_parquet(f"select {columns} {rows}", path, footer)
     engine.read_parquet("one_", [stored.path], numbered=True)
-    first = -1
-    for other, before in job.stored.items():
-        if other == date:
-            break
-        first -= before.counts.rows
-    remain = f"not exists (select 1 from superseded as s where s.row_number_ = {first} - o.file_row_number)"
+    old = "from one_ as o"
+    first = _first_row(job, date)
+    if gone := engine.rows(
+        f"select {first} - row_number_ from superseded where row_number_ < 0 and partition_date = date '{date}'"
+    ):
+        # A filter on a single table keeps the order of rows, a join does not.
+        bits = bytearray(b"0" * stored.counts.rows)
+        for (place,) in gone:
+            bits[place] = ord("1")
+        engine.set_bits("gone_", bits.decode())
+        old += " where get_bit(getvariable('gone_'), cast(o.file_row_number as integer)) = 0"
     if is_appended:
-        query = f"select {columns} from one_ as o where {remain} union all select {columns} {rows}"
+        query = f"select {columns} {old} union all select {columns} {rows}"
     else:
         query = (
-            f"select {columns} from (select o.*, p.delivery_ from one_ as o join sources as p "
-            f"on o.source_file = p.source_file and p.file_number < 0 where {remain} "
-            f"union all by name select {columns}, delivery_ {rows}) as merged order by delivery_, source_record"
+            f"select {columns} from (select o.*, s.delivery_ from (select * {old}) as o join sources as s "
+            f"using (source_file) union all by name select {columns}, delivery_ {rows}) as merged "
+            "order by delivery_, source_record"
         )
     return engine.write_parquet(query, path, footer)
 

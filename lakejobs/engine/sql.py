@@ -102,7 +102,7 @@ def typed_rows(reading: Reading) -> str:
 
 def stored_rows(reading: Reading) -> str:
     """Query over `stored_`, rows of silver and their row_number_ and partition_date: these rows as `typed_rows` had
-    them, and `codes_`, the codes of the suite's rules.
+    them, and `codes` of the suite's rules.
 
     Requires that no rule has a code which begins like one from reading, see `READING`.
     """
@@ -129,7 +129,7 @@ def stored_rows(reading: Reading) -> str:
         f"as event_time_, {', '.join(columns)}, "
         f"{''.join(f'{correction.difference}, ' for correction in domain.corrections)}"
         "case when type_errors is null then validation_errors "
-        "else nullif(substr(validation_errors, length(type_errors) + 3), '') end as codes_ "
+        "else nullif(substr(validation_errors, length(type_errors) + 3), '') end as codes "
         f"from ({rows}) as compared"
     )
 
@@ -172,17 +172,16 @@ def superseded_rows() -> str:
 
 
 def judged_rows(domain: Domain) -> str:
-    """Query over `judged_` and `failed` (row_number_, codes): the rows of silver, their partition_date and delivery_,
-    without `processed_at`."""
+    """Query over `judged_`, rows with the codes of the suite's rules: the rows of silver, their partition_date and
+    delivery_, without `processed_at`."""
     errors = (
-        "coalesce(nullif(concat_ws('; ', j.type_errors, f.codes), ''), "
-        f"case when j.event_time_ is null then 'NULL:{domain.event_time}' end)"
+        "coalesce(nullif(concat_ws('; ', type_errors, codes), ''), "
+        f"case when event_time_ is null then 'NULL:{domain.event_time}' end)"
     )
     return (
         f"select partition_date, delivery_, {', '.join(domain.columns)}, validation_errors is null as is_valid, "
         "validation_errors, corrections, rescued_data, source_file, source_record from ("
-        f"select j.*, {errors} as validation_errors from judged_ as j left join failed as f "
-        "on j.row_number_ = f.row_number_) as judged"
+        f"select *, {errors} as validation_errors from judged_) as judged"
     )
 
 
