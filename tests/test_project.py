@@ -126,11 +126,11 @@ def test_a_project_can_add_to_what_comes_with_lakejobs(shop, set_lake):
 
 def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
     shop.write("domains/_money.py", "AMOUNT = 'decimal(10, 2)'\n")
-    shop.write("domains/columns.py", "from _money import AMOUNT\n")
+    shop.write("domains/_columns.py", "from _money import AMOUNT\n")
     shop.write(
         "domains/refunds.py", ORDERS.replace("orders", "refunds").replace("from", "from . import _money\nfrom", 1)
     )
-    shop.write("domains/returns.py", ORDERS.replace("orders", "returns").replace("from", "import columns\nfrom", 1))
+    shop.write("domains/returns.py", ORDERS.replace("orders", "returns").replace("from", "import _columns\nfrom", 1))
     assert (list(project.domains()), project.broken_domains()) == (["orders", "refunds", "returns"], {})
 
 
@@ -142,6 +142,11 @@ def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
         ("import nothing_such\n", "domains/broken.py, line 1: ModuleNotFoundError: No module named 'nothing_such'"),
         ("import _helper\n", "domains/_helper.py, line 1: NameError: name 'x' is not defined"),
         ("raise SystemExit(0)\n", "domains/broken.py, line 1: SystemExit: 0"),
+        (
+            "domain = 3\n",
+            "domains/broken.py defines no DOMAIN; add DOMAIN = Domain(…), or, if it only helps other modules, begin its "
+            "name with _: _broken.py",
+        ),
         ("DOMAIN = 3\n", "domains/broken.py: expected DOMAIN to be a lakejobs.model.Domain, got int"),
         (
             ORDERS.replace('"line": "integer"', '"line": "whole"'),
