@@ -144,8 +144,8 @@ def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
         ("raise SystemExit(0)\n", "domains/broken.py, line 1: SystemExit: 0"),
         (
             "domain = 3\n",
-            "domains/broken.py defines no DOMAIN; add DOMAIN = Domain(…), or, if it only helps other modules, begin its "
-            "name with _: _broken.py",
+            "domains/broken.py defines no DOMAIN; add DOMAIN = Domain(…), or, if it only helps other modules, begin "
+            "its name with _: _broken.py",
         ),
         ("DOMAIN = 3\n", "domains/broken.py: expected DOMAIN to be a lakejobs.model.Domain, got int"),
         (
@@ -198,13 +198,19 @@ def test_a_broken_module_fails_the_command(shop):
         assert "Traceback" not in done.stderr
 
 
-def test_where_every_module_is_broken_a_run_says_so(shop):
+def test_where_every_module_is_broken_a_run_says_so_once(shop):
     shop.write("domains/orders.py", "nothing\n")
-    done = shop.command("GoldAll")
-    assert done.returncode == 30, done.stderr
-    assert "domains/orders.py, line 1: NameError: name 'nothing' is not defined" in done.stderr
-    assert "gold/orders_by_day.sql: its source orders is neither a domain nor a working gold table" in done.stderr
-    assert "Traceback" not in done.stderr
+    shop.write("gold/best_day.sql", "-- grain: orders\n-- source: orders_by_day\nselect max(lines) from orders_by_day")
+    for task in ("GoldAll", "Gold --table best_day"):
+        done = shop.command(*task.split())
+        assert done.returncode == 30, done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith("ERROR")] == [
+            "ERROR: DomainSilver(domain=orders): domains/orders.py, line 1: NameError: name 'nothing' is not defined"
+        ]
+        assert "Traceback" not in done.stderr
+    page = (shop.root / "datalake/quality/report.html").read_text()
+    assert "gold/best_day.sql: its source orders_by_day is broken" in page
+    assert "gold/orders_by_day.sql: its source orders is broken" in page
 
 
 @pytest.mark.parametrize(
