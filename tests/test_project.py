@@ -735,8 +735,13 @@ def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
         (("amount: 1.10", "amuont: 1.10"), "given orders, row 1: orders has no column amuont; it has order_id, line"),
         (("amount: 1.10", "amount: much"), "given orders, row 1: Conversion Error: Could not convert string \"much\""),
         (("    orders:", "    sales:"), "orders_by_day does not read sales; it reads orders"),
-        (("  given:", "  gives:"), "case 1: a case needs name, given and expect, and nothing else"),
-        (("- {date", "{date"), "gold/orders_by_day.test.yaml, case 'one': expect must be a list of rows"),
+        (("lines: 1", "lines: [1]"), "2026-11-01  [1]"),
+        (("lines: 1, amount", "date: 1, amount"), 'gold/orders_by_day.test.yaml, line 6: found duplicate key "date"'),
+        (("{date: 2026-11-01", "{date: 2026-11-31"), "gold/orders_by_day.test.yaml, line 1: day is out of range"),
+        (("  given:", "  gives:"), "line 1: unknown gives; expected the keys name, given, expect"),
+        (("- name: one\n  given:", "- given:"), "line 1: missing name; expected the keys name, given, expect"),
+        ((CASE, "- one"), "line 1: expected a case with the keys name, given, expect, got 'one'"),
+        (("- {date", "{date"), "gold/orders_by_day.test.yaml, line 1: expect must be a list of rows"),
         (("- {date", "- [date"), "gold/orders_by_day.test.yaml, line 6: "),
         ((CASE, "one: two"), "gold/orders_by_day.test.yaml: expected a list of cases"),
     ],
@@ -766,6 +771,54 @@ def test_what_is_broken_fails_the_examples_too(shop, lakejobs):
     assert "gold/third.sql: Parser Error" in done.stdout
     assert "ok      orders_by_day: one" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_boolean_is_compared_with_anything(shop):
+    shop.write("gold/orders_by_day.sql", BY_DAY.replace("sum(amount) as amount", "true as amount"))
+    assert example(shop, CASE.replace("amount: 1.1}", "amount: true}")).returncode == 0
+    done = example(shop, CASE.replace("amount: 1.1}", "amount: [true]}"))
+    assert (done.returncode, done.stderr) == (1, "1 failure\n")
+
+
+def test_a_file_of_examples_fails_by_itself(shop):
+    shop.write("gold/stray.test.yaml", CASE)
+    for name in ("broken", "binary", "partly"):
+        shop.write(f"gold/{name}.sql", BY_DAY)
+    shop.write("gold/broken.test.yaml", "- name: one\n  given: [\n")
+    (shop.root / "gold/binary.test.yaml").write_bytes(b"\xff")
+    # Of several cases, the second and the third are broken.
+    wrong = CASE.replace("one", "two").replace("expect:", "expects:")
+    shop.write("gold/partly.test.yaml", CASE + wrong + CASE.replace("2026-11-01,", "2026-13-01,"))
+    done = example(shop, CASE)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "FAILED  binary: unreadable examples",
+        "  gold/binary.test.yaml is not UTF-8 text",
+        "FAILED  broken: unreadable examples",
+        "  gold/broken.test.yaml, line 3: expected the node content, but found '<stream end>'",
+        "ok      orders_by_day: one",
+        "ok      partly: one",
+        "FAILED  partly: two",
+        "  gold/partly.test.yaml, line 7: unknown expects; expected the keys name, given, expect",
+        "FAILED  partly: case 3",
+        "  gold/partly.test.yaml, line 13: month must be in 1..12",
+        "FAILED  stray: no such table",
+        "  gold/stray.test.yaml belongs to no gold table; expected one of binary, broken, orders_by_day, partly",
+    ]
+    assert done.stderr == "5 failures\n"
+    template = PROJECT / "lakejobs/commands/new_project/tests/test_gold.py"
+    shop.write("tests/test_gold.py", template.read_text())
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=shop.root, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "5 failed, 2 passed" in tested, tested
+    assert "gold/partly.test.yaml, line 7: unknown expects; expected the keys name, given, expect" in tested
+    named = subprocess.run(
+        [Path(sys.executable).with_name("lakejobs"), "test", "orders_by_day"],
+        cwd=shop.root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (named.returncode, named.stdout) == (0, "ok      orders_by_day: one\n")
 
 
 def test_start_up_loads_nothing_that_only_commands_need(shop):
