@@ -6,8 +6,9 @@ A file begins with its grain and its sources, each a domain or another gold tabl
     -- sources: sales, inventory, product_prices (all days)
     -- One row per …
 
-It may declare charts for the report, one a line: a column by groups, or several named columns, and a note. A table with
-a date is charted over time, any other as its highest and lowest rows.
+The comment, up to an empty line or the SQL, describes the table in the report. It may declare charts, one a line: a
+column by groups, or several named columns, and a note. A table with a date is charted over time, any other as its
+highest and lowest rows.
 
     -- chart: Revenue by category | revenue by category or category_id | Without returns.
     -- chart: Revenue | net: net_revenue, refunded: refunded_amount
@@ -81,7 +82,7 @@ class Table:
 
     @property
     def description(self) -> str:
-        """The comment between the first two lines and the SQL, without its charts."""
+        """The comment below the first two lines, up to an empty line or the SQL, without its charts."""
         lines = []
         for line in self.sql.splitlines()[2:]:
             if not line.startswith("--"):
