@@ -627,7 +627,8 @@ def test_an_installed_lakejobs_makes_a_project_that_runs(installed, tmp_path):
     assert run_installed(installed, shop, *gold_all).returncode == 0
     assert len(list((shop / "datalake/gold/orders_by_day").iterdir())) == 1
     page = (shop / "datalake/quality/report.html").read_text()
-    assert "<strong>orders_by_day</strong>, gold table: One row per UTC day with at least one valid order line.<" in page
+    described = "<strong>orders_by_day</strong>, gold table: One row per UTC day with at least one valid order line.<"
+    assert described in page
     tested = run_installed(installed, shop, "lakejobs", "test")
     assert tested.returncode == 0, tested.stdout
     assert tested.stdout.count("ok ") == 3
