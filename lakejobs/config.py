@@ -6,8 +6,10 @@ Set values in `luigi.cfg` or on the command line: `[lake] root=…` is `--lake-r
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import luigi
@@ -67,6 +69,7 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        refuse_unknown([name for name, _ in self.get_params()])
         if self.chunk_rows < 1:
             raise LakeError(f"[lake] chunk_rows={self.chunk_rows}: expected 1 or more")
         for domain, formats in self.timestamp_formats.items():
@@ -79,6 +82,30 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
                     raise LakeError(
                         f"[lake] timestamp_formats: expected a format such as %m/%d/%Y %H:%M for {domain}, got {form!r}"
                     )
+
+
+def refuse_unknown(known: Sequence[str]) -> None:
+    """Raise LakeError if `[lake]` contains a setting that does not exist."""
+    config = luigi.configuration.get_config()
+    for name in _own_settings(config):
+        if name.replace("-", "_") in known:
+            continue
+        files = []
+        for path in config._config_paths:
+            read = type(config)()
+            read.read(path)
+            if name in _own_settings(read):
+                files.append(f"{path}: ")
+        # The last file overrides the others. There is none if a program made the setting.
+        file = files[-1] if files else ""
+        close = difflib.get_close_matches(name.lower(), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+        raise LakeError(f"{file}unknown setting [lake] {name}; {hint}")
+
+
+def _own_settings(config: Any) -> list[str]:
+    """What a configuration's section `[lake]` sets itself, without the names that `[DEFAULT]` gives every section."""
+    return [name for name in config["lake"] if name not in config.defaults()] if config.has_section("lake") else []
 
 
 # Without these settings a failed task exits 0, a run waits a minute for a missing luigid, and Luigi refuses two runs
@@ -107,8 +134,9 @@ DEFAULTS = {
 
 def apply_defaults() -> None:
     """Give Luigi the settings above, unless a configuration file sets them."""
-    # Luigi reads some [core] settings outside its own parameters, and then warns that they are unused.
-    warnings.filterwarnings("ignore", message=".*not consumed by the task 'core'", category=UserWarning)
+    # Luigi reads some [core] settings outside its own parameters, and then warns that they are unused. In [lake], an
+    # unknown setting is an error.
+    warnings.filterwarnings("ignore", message=".*not consumed by the task '(core|lake)'", category=UserWarning)
     settings = luigi.configuration.get_config()
     for section, options in DEFAULTS.items():
         for option, value in options.items():

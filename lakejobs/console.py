@@ -22,10 +22,9 @@ from lakejobs.messages import LakeError, log
 if TYPE_CHECKING:
     import luigi
 
-LUIGID_HELP = (
-    "no luigid answers at {url}. Start one (scripts/luigid, or: luigid --background --address 127.0.0.1 "
-    "--pidfile .luigid/pid --logdir .luigid), or pass --local-scheduler to run without it."
-)
+LUIGID_HELP = "no luigid answers at {url}. Start one ({start}), or pass --local-scheduler to run without it."
+LUIGID_SCRIPT = "scripts/luigid"
+LUIGID = "luigid --background --address 127.0.0.1 --pidfile .luigid/pid --logdir .luigid"
 
 INTERRUPTED = "Interrupted. Everything published so far is kept; run again to continue."
 INTERRUPTED_CODE = 130
@@ -89,7 +88,11 @@ def plain_message(error: BaseException | None) -> str | None:
     # Luigi's own errors are matched by name: importing their classes would load half of Luigi first.
     kind = f"{type(error).__module__}.{type(error).__name__}"
     if kind == "luigi.rpc.RPCError":
-        return LUIGID_HELP.format(url=str(error).rpartition(" ")[2].strip("'"))
+        # Imported late, because it loads half of Luigi.
+        from lakejobs.project import exists
+
+        start = LUIGID_SCRIPT if exists(LUIGID_SCRIPT) else LUIGID
+        return LUIGID_HELP.format(url=str(error).rpartition(" ")[2].strip("'"), start=start)
     if kind == "luigi.parameter.MissingParameterException":
         task = str(error).partition("[")[0]
         parameter = str(error).rpartition("the '")[2].partition("'")[0]

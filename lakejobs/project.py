@@ -2,7 +2,7 @@
 
 Each setting is a comma-separated list of directories and importable packages. An entry is a directory if it exists
 relative to the working directory or contains a `/`; anything else is a package. A domain's module defines `DOMAIN`; a
-module that does not, or whose name begins with `_`, is a helper. A gold table is an SQL file.
+module whose name begins with `_` is a helper of other modules. A gold table is an SQL file.
 
 `ORDER` in a package's `__init__.py` names the modules that come first; the others follow by name.
 """
@@ -130,8 +130,6 @@ def load_domains(setting: str, working_directory: str) -> Domains:
             except LakeError as error:
                 broken[module] = str(error)
                 continue
-            if domain is None:
-                continue
             if domain.name in paths:
                 broken[domain.name] = (
                     f"{shown(paths[domain.name])} and {shown(path)} both define the domain {domain.name}; rename one "
@@ -148,7 +146,7 @@ def load_domains(setting: str, working_directory: str) -> Domains:
 
 
 def _modules(place: Place) -> Iterator[tuple[str, str]]:
-    """Name and path of the modules that may define a domain, in order."""
+    """Name and path of the modules that define a domain, in order."""
     found = {name: path for name, path in place.files(".py") if not name.startswith("_")}
     order: tuple[str, ...] = ()
     if place.package:
@@ -157,14 +155,20 @@ def _modules(place: Place) -> Iterator[tuple[str, str]]:
         yield name, found[name]
 
 
-def _load(place: Place, module: str, path: str) -> Domain | None:
-    """The domain a module defines, if any. Raises LakeError with the broken line."""
+def _load(place: Place, module: str, path: str) -> Domain:
+    """The domain a module defines. Raises LakeError with the broken line."""
     try:
         loaded = importlib.import_module(f"{place.package}.{module}") if place.package else _load_file(module, path)
     except (Exception, SystemExit) as error:
         raise LakeError(f"{_where(error, place, path)}: {_what(error)}") from error
-    domain = getattr(loaded, "DOMAIN", None)
-    if domain is not None and not isinstance(domain, Domain):
+    try:
+        domain = loaded.DOMAIN
+    except AttributeError:
+        raise LakeError(
+            f"{shown(path)} defines no DOMAIN; add DOMAIN = Domain(…), or, if it only helps other modules, begin its "
+            f"name with _: _{module}.py"
+        ) from None
+    if not isinstance(domain, Domain):
         raise LakeError(f"{shown(path)}: expected DOMAIN to be a lakejobs.model.Domain, got {type(domain).__name__}")
     return domain
 

@@ -6,8 +6,9 @@ A file begins with its grain and its sources, each a domain or another gold tabl
     -- sources: sales, inventory, product_prices (all days)
     -- One row per …
 
-It may declare charts for the report, one a line: a column by groups, or several named columns, and a note. A table with
-a date is charted over time, any other as its highest and lowest rows.
+The comment, up to an empty line or the SQL, describes the table in the report. It may declare charts, one a line: a
+column by groups, or several named columns, and a note. A table with a date is charted over time, any other as its
+highest and lowest rows.
 
     -- chart: Revenue by category | revenue by category or category_id | Without returns.
     -- chart: Revenue | net: net_revenue, refunded: refunded_amount
@@ -22,7 +23,7 @@ from functools import cache
 
 from lakejobs.messages import few
 from lakejobs.model import digest
-from lakejobs.project import domains, table_sources
+from lakejobs.project import broken_domains, domains, table_sources
 
 HEADER = re.compile(
     r"-- grain: (?P<grain>[a-z0-9_, ]+?)[ ]*\n-- sources?: (?P<sources>[a-z0-9_, ()]+?)[ ]*\n", re.IGNORECASE
@@ -81,7 +82,7 @@ class Table:
 
     @property
     def description(self) -> str:
-        """The comment between the first two lines and the SQL, without its charts."""
+        """The comment below the first two lines, up to an empty line or the SQL, without its charts."""
         lines = []
         for line in self.sql.splitlines()[2:]:
             if not line.startswith("--"):
@@ -107,13 +108,22 @@ class Table:
 
 
 def tables() -> Mapping[str, Table]:
-    """Every gold table by name, except those whose SQL file is broken."""
-    return parse_tables(read_sql(), tuple(domains()))[0]
+    """Every gold table by name, except those that are broken or read something broken."""
+    return _parsed()[0]
 
 
 def broken_tables() -> Mapping[str, str]:
-    """What is wrong with the other tables' SQL files, by table name."""
-    return parse_tables(read_sql(), tuple(domains()))[1]
+    """What is wrong with the other tables, by table name."""
+    return _parsed()[1]
+
+
+def broken_sources(table: str) -> tuple[str, ...]:
+    """The broken domains and tables that one of the other tables reads; none if its own file is broken."""
+    return _parsed()[2].get(table, ())
+
+
+def _parsed() -> tuple[Mapping[str, Table], Mapping[str, str], Mapping[str, tuple[str, ...]]]:
+    return parse_tables(read_sql(), tuple(domains()), tuple(broken_domains()))
 
 
 def read_sql() -> tuple[tuple[str, str, str], ...]:
@@ -123,9 +133,10 @@ def read_sql() -> tuple[tuple[str, str, str], ...]:
 
 @cache
 def parse_tables(
-    sql: tuple[tuple[str, str, str], ...], domains: tuple[str, ...]
-) -> tuple[Mapping[str, Table], Mapping[str, str]]:
-    """The tables that SQL files declare, each after those it reads, and what is wrong with the others."""
+    sql: tuple[tuple[str, str, str], ...], domains: tuple[str, ...], broken_domains: tuple[str, ...] = ()
+) -> tuple[Mapping[str, Table], Mapping[str, str], Mapping[str, tuple[str, ...]]]:
+    """The tables that SQL files declare, each after those it reads; what is wrong with the others; and the broken
+    sources of those that are not broken themselves."""
     found: dict[str, Table] = {}
     broken: dict[str, str] = {}
     paths: dict[str, str] = {}
@@ -148,18 +159,46 @@ def parse_tables(
                 broken[name] = f"{path}, {error}"
         else:
             broken[name] = f"{path} does not begin with the lines '-- grain: …' and '-- source: …'"
+    known = {*domains, *found, *broken, *broken_domains}
+    for table in [*found.values()]:
+        if unknown := [source.name for source in table.sources if source.name not in known]:
+            what = f"its source {unknown[0]} is" if len(unknown) == 1 else f"its sources {few(unknown)} are"
+            others = few(sorted({*domains, *found} - {table.name}), 20)
+            hint = f"; expected one of {others}" if others else ""
+            broken[table.name] = f"{table.path}: {what} neither a domain nor a gold table{hint}"
+            del found[table.name]
     made: dict[str, Table] = {}
-    known = {*domains}
-    while ready := [table for table in found.values() if {source.name for source in table.sources} <= known]:
-        made |= {table.name: found.pop(table.name) for table in ready}
-        known |= {*made}
-    for table in found.values():
-        unknown = [source.name for source in table.sources if source.name not in known]
-        what = f"its source {unknown[0]} is" if len(unknown) == 1 else f"its sources {few(unknown)} are"
-        broken[table.name] = (
-            f"{table.path}: {what} neither a domain nor a working gold table; expected one of {few(sorted(known), 20)}"
-        )
-    return made, broken
+    waiting: dict[str, tuple[str, ...]] = {}
+    while found:
+        good = {*domains, *made}
+        bad = {*broken_domains, *broken} - good
+        ready = [table for table in found.values() if {source.name for source in table.sources} <= good | bad]
+        for table in ready:
+            del found[table.name]
+            if lacking := tuple(source.name for source in table.sources if source.name in bad):
+                what = f"its source {lacking[0]} is" if len(lacking) == 1 else f"its sources {few(lacking)} are"
+                waiting[table.name], broken[table.name] = lacking, f"{table.path}: {what} broken"
+            else:
+                made[table.name] = table
+        if not ready:
+            # One table of a cycle is broken; the others wait for it.
+            cycle = _cycle(found)
+            chain = ", ".join(f"{name} reads {read}" for name, read in zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+            table = found.pop(cycle[0])
+            broken[table.name] = (
+                f"{table.path} reads itself; remove {table.name} from its sources"
+                if len(cycle) == 1
+                else f"{table.path}: gold tables read each other in a cycle: {chain}; remove one of these sources"
+            )
+    return made, broken, waiting
+
+
+def _cycle(found: Mapping[str, Table]) -> list[str]:
+    """Names of tables that each read the next, and the last the first, among tables that each read another of them."""
+    walk: list[str] = [next(iter(found))]
+    while walk.count(walk[-1]) == 1:
+        walk.append(next(source.name for source in found[walk[-1]].sources if source.name in found))
+    return walk[walk.index(walk[-1]) : -1]
 
 
 def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:

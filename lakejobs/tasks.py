@@ -24,7 +24,7 @@ from lakejobs.parameters import BatchParameter, DatesParameter, DomainParameter,
 from lakejobs.project import broken_domains, domains
 from lakejobs.quality import importing, suite
 from lakejobs.storage import deliveries, documents, layout
-from lakejobs.tables import Table, broken_tables, domains_of, tables
+from lakejobs.tables import Table, broken_sources, broken_tables, domains_of, tables
 
 RUN = uuid.uuid4().hex[:12]
 
@@ -251,7 +251,10 @@ class Gold(LakeTask):
 
     def requires(self) -> list[luigi.Task]:
         if self.table in broken_tables():
-            return []
+            # What it reads fails and says why; this table then waits, so that the reason is said once.
+            return [
+                DomainSilver(name) if name in broken_domains() else Gold(name) for name in broken_sources(self.table)
+            ]
         names = [source.name for source in tables()[self.table].sources]
         return [DomainSilver(name) if name in domains() else Gold(name) for name in names]
 

@@ -608,9 +608,9 @@ HEAD = "-- grain: {}\n-- source: sales\n-- One row per …\n"
         ("-- grains: category\nselect 1", "does not begin with the lines"),
         (
             "-- grain: date\n-- source: nothing\nselect 1",
-            "its source nothing is neither a domain nor a working gold table",
+            "its source nothing is neither a domain nor a gold table",
         ),
-        ("-- grain: date\n-- source: more\nselect 1", "its source more is neither"),
+        ("-- grain: date\n-- source: more\nselect 1", "sql/gold/more.sql reads itself"),
         (HEAD.format("category") + "select category,\ncount(nothing) as n from sales group by category", "line 5"),
         (
             HEAD.format("date") + "select cast(date_trunc('week', timestamp) as date) as date, count(*) as n "

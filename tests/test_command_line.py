@@ -91,13 +91,17 @@ def test_a_large_file_lands_whole_or_not_at_all(lake, luigi):
     assert (lake.bronze("2026-11-01") / path.name).read_bytes() == path.read_bytes()
 
 
-def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi):
+@pytest.mark.parametrize(("script", "start"), [(False, "luigid --background --address"), (True, "scripts/luigid)")])
+def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi, script, start):
+    if script:
+        (lake.root / "scripts").mkdir()
+        (lake.root / "scripts/luigid").touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     done = luigi("GoldAll", "--scheduler-port", port, local=False)
     assert done.returncode == 40
-    assert f"no luigid answers at http://127.0.0.1:{port}" in done.stderr
+    assert f"no luigid answers at http://127.0.0.1:{port}. Start one ({start}" in done.stderr
     assert "--local-scheduler" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("no luigid") == 1
@@ -142,6 +146,35 @@ def test_what_is_typed_wrong_is_refused_with_the_choices(lake, luigi, arguments,
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("keep_snapshot = 3", "luigi.cfg: unknown setting [lake] keep_snapshot; did you mean keep_snapshots?"),
+        ("Staging = x", "luigi.cfg: unknown setting [lake] Staging; did you mean staging?"),
+        ("colour = red", "luigi.cfg: unknown setting [lake] colour; expected one of root, staging, expectations,"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(lake, luigi, line, message):
+    settings = (PROJECT / "luigi.cfg").read_text()
+    (lake.root / "luigi.cfg").write_text(settings.replace("[lake]\n", f"[lake]\n{line}\n", 1))
+    test = [LUIGI.with_name("lakejobs"), "test", "daily_sales_summary"]
+    tested = subprocess.run(test, cwd=lake.root, capture_output=True, text=True)
+    for done, code in ((luigi("GoldAll"), 35), (tested, 1)):
+        assert done.returncode == code, done.stderr
+        assert done.stderr.count(message) == 1, done.stderr
+        assert "Unconsumed" not in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_default_for_all_sections_is_no_setting_of_the_lake(lake, luigi):
+    settings = (PROJECT / "luigi.cfg").read_text().replace("root = datalake", "root = %(base)s/lake")
+    (lake.root / "luigi.cfg").write_text(f"[DEFAULT]\nbase = there\n{settings}")
+    assert luigi("BronzeAll").returncode == 0
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert luigi("BronzeAll").returncode == 0
+    assert (lake.root / "there/lake/bronze").exists()
 
 
 def test_a_lake_that_cannot_be_written_is_said(lake, luigi):

@@ -126,11 +126,11 @@ def test_a_project_can_add_to_what_comes_with_lakejobs(shop, set_lake):
 
 def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
     shop.write("domains/_money.py", "AMOUNT = 'decimal(10, 2)'\n")
-    shop.write("domains/columns.py", "from _money import AMOUNT\n")
+    shop.write("domains/_columns.py", "from _money import AMOUNT\n")
     shop.write(
         "domains/refunds.py", ORDERS.replace("orders", "refunds").replace("from", "from . import _money\nfrom", 1)
     )
-    shop.write("domains/returns.py", ORDERS.replace("orders", "returns").replace("from", "import columns\nfrom", 1))
+    shop.write("domains/returns.py", ORDERS.replace("orders", "returns").replace("from", "import _columns\nfrom", 1))
     assert (list(project.domains()), project.broken_domains()) == (["orders", "refunds", "returns"], {})
 
 
@@ -142,6 +142,11 @@ def test_a_module_finds_its_siblings_and_a_helper_is_no_domain(shop):
         ("import nothing_such\n", "domains/broken.py, line 1: ModuleNotFoundError: No module named 'nothing_such'"),
         ("import _helper\n", "domains/_helper.py, line 1: NameError: name 'x' is not defined"),
         ("raise SystemExit(0)\n", "domains/broken.py, line 1: SystemExit: 0"),
+        (
+            "domain = 3\n",
+            "domains/broken.py defines no DOMAIN; add DOMAIN = Domain(…), or, if it only helps other modules, begin "
+            "its name with _: _broken.py",
+        ),
         ("DOMAIN = 3\n", "domains/broken.py: expected DOMAIN to be a lakejobs.model.Domain, got int"),
         (
             ORDERS.replace('"line": "integer"', '"line": "whole"'),
@@ -193,13 +198,19 @@ def test_a_broken_module_fails_the_command(shop):
         assert "Traceback" not in done.stderr
 
 
-def test_where_every_module_is_broken_a_run_says_so(shop):
+def test_where_every_module_is_broken_a_run_says_so_once(shop):
     shop.write("domains/orders.py", "nothing\n")
-    done = shop.command("GoldAll")
-    assert done.returncode == 30, done.stderr
-    assert "domains/orders.py, line 1: NameError: name 'nothing' is not defined" in done.stderr
-    assert "gold/orders_by_day.sql: its source orders is neither a domain nor a working gold table" in done.stderr
-    assert "Traceback" not in done.stderr
+    shop.write("gold/best_day.sql", "-- grain: orders\n-- source: orders_by_day\nselect max(lines) from orders_by_day")
+    for task in ("GoldAll", "Gold --table best_day"):
+        done = shop.command(*task.split())
+        assert done.returncode == 30, done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith("ERROR")] == [
+            "ERROR: DomainSilver(domain=orders): domains/orders.py, line 1: NameError: name 'nothing' is not defined"
+        ]
+        assert "Traceback" not in done.stderr
+    page = (shop.root / "datalake/quality/report.html").read_text()
+    assert "gold/best_day.sql: its source orders_by_day is broken" in page
+    assert "gold/orders_by_day.sql: its source orders is broken" in page
 
 
 @pytest.mark.parametrize(
@@ -615,6 +626,9 @@ def test_an_installed_lakejobs_makes_a_project_that_runs(installed, tmp_path):
     assert rows == [(dt.date(2026, 11, 1), 3, 8, 70.9, 1), (dt.date(2026, 11, 2), 1, 1, 24.9, 1)]
     assert run_installed(installed, shop, *gold_all).returncode == 0
     assert len(list((shop / "datalake/gold/orders_by_day").iterdir())) == 1
+    page = (shop / "datalake/quality/report.html").read_text()
+    described = "<strong>orders_by_day</strong>, gold table: One row per UTC day with at least one valid order line.<"
+    assert described in page
     tested = run_installed(installed, shop, "lakejobs", "test")
     assert tested.returncode == 0, tested.stdout
     assert tested.stdout.count("ok ") == 3
@@ -724,8 +738,13 @@ def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
         (("amount: 1.10", "amuont: 1.10"), "given orders, row 1: orders has no column amuont; it has order_id, line"),
         (("amount: 1.10", "amount: much"), "given orders, row 1: Conversion Error: Could not convert string \"much\""),
         (("    orders:", "    sales:"), "orders_by_day does not read sales; it reads orders"),
-        (("  given:", "  gives:"), "case 1: a case needs name, given and expect, and nothing else"),
-        (("- {date", "{date"), "gold/orders_by_day.test.yaml, case 'one': expect must be a list of rows"),
+        (("lines: 1", "lines: [1]"), "2026-11-01  [1]"),
+        (("lines: 1, amount", "date: 1, amount"), 'gold/orders_by_day.test.yaml, line 6: found duplicate key "date"'),
+        (("{date: 2026-11-01", "{date: 2026-11-31"), "gold/orders_by_day.test.yaml, line 1: day is out of range"),
+        (("  given:", "  gives:"), "line 1: unknown gives; expected the keys name, given, expect"),
+        (("- name: one\n  given:", "- given:"), "line 1: missing name; expected the keys name, given, expect"),
+        ((CASE, "- one"), "line 1: expected a case with the keys name, given, expect, got 'one'"),
+        (("- {date", "{date"), "gold/orders_by_day.test.yaml, line 1: expect must be a list of rows"),
         (("- {date", "- [date"), "gold/orders_by_day.test.yaml, line 6: "),
         ((CASE, "one: two"), "gold/orders_by_day.test.yaml: expected a list of cases"),
     ],
@@ -755,6 +774,54 @@ def test_what_is_broken_fails_the_examples_too(shop, lakejobs):
     assert "gold/third.sql: Parser Error" in done.stdout
     assert "ok      orders_by_day: one" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_boolean_is_compared_with_anything(shop):
+    shop.write("gold/orders_by_day.sql", BY_DAY.replace("sum(amount) as amount", "true as amount"))
+    assert example(shop, CASE.replace("amount: 1.1}", "amount: true}")).returncode == 0
+    done = example(shop, CASE.replace("amount: 1.1}", "amount: [true]}"))
+    assert (done.returncode, done.stderr) == (1, "1 failure\n")
+
+
+def test_a_file_of_examples_fails_by_itself(shop):
+    shop.write("gold/stray.test.yaml", CASE)
+    for name in ("broken", "binary", "partly"):
+        shop.write(f"gold/{name}.sql", BY_DAY)
+    shop.write("gold/broken.test.yaml", "- name: one\n  given: [\n")
+    (shop.root / "gold/binary.test.yaml").write_bytes(b"\xff")
+    # Of several cases, the second and the third are broken.
+    wrong = CASE.replace("one", "two").replace("expect:", "expects:")
+    shop.write("gold/partly.test.yaml", CASE + wrong + CASE.replace("2026-11-01,", "2026-13-01,"))
+    done = example(shop, CASE)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "FAILED  binary: unreadable examples",
+        "  gold/binary.test.yaml is not UTF-8 text",
+        "FAILED  broken: unreadable examples",
+        "  gold/broken.test.yaml, line 3: expected the node content, but found '<stream end>'",
+        "ok      orders_by_day: one",
+        "ok      partly: one",
+        "FAILED  partly: two",
+        "  gold/partly.test.yaml, line 7: unknown expects; expected the keys name, given, expect",
+        "FAILED  partly: case 3",
+        "  gold/partly.test.yaml, line 13: month must be in 1..12",
+        "FAILED  stray: no such table",
+        "  gold/stray.test.yaml belongs to no gold table; expected one of binary, broken, orders_by_day, partly",
+    ]
+    assert done.stderr == "5 failures\n"
+    template = PROJECT / "lakejobs/commands/new_project/tests/test_gold.py"
+    shop.write("tests/test_gold.py", template.read_text())
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=shop.root, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "5 failed, 2 passed" in tested, tested
+    assert "gold/partly.test.yaml, line 7: unknown expects; expected the keys name, given, expect" in tested
+    named = subprocess.run(
+        [Path(sys.executable).with_name("lakejobs"), "test", "orders_by_day"],
+        cwd=shop.root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (named.returncode, named.stdout) == (0, "ok      orders_by_day: one\n")
 
 
 def test_start_up_loads_nothing_that_only_commands_need(shop):

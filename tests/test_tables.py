@@ -136,7 +136,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
          "select cast(timestamp as date) as date from sales, inventory_net_position",
          "write inventory_net_position (all days) in the line of sources"),
         ("date\n-- sources: sales, nothing, nobody", "select 1",
-         "its sources nothing, nobody are neither a domain nor a working gold table; expected one of category_"),
+         "its sources nothing, nobody are neither a domain nor a gold table; expected one of category_"),
         ("date\n-- sources: sales inventory", "select 1", "does not begin with the lines"),
         ("date\n-- source: sales\n-- chart: x", "select 1",
          "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),
@@ -152,6 +152,43 @@ def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, capl
     assert message in said
     assert "Traceback" not in caplog.text
     assert two.snapshots("daily_sales_summary"), "the others are made"
+
+
+def reads(source: str) -> str:
+    return f"-- grain: date\n-- source: {source}\nselect date from {source}"
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        ({"a": "a"}, "sql/gold/a.sql reads itself"),
+        ({"a": "b", "b": "a"}, "gold tables read each other in a cycle: a reads b, b reads a"),
+        (
+            # Those that only read a cycle are not part of it.
+            {"a": "b", "b": "d", "c": "b", "d": "b", "e": "c"},
+            "gold tables read each other in a cycle: b reads d, d reads b",
+        ),
+        (
+            {"a": "b", "b": "c", "c": "a", "f": "daily_sales_summary"},
+            "gold tables read each other in a cycle: a reads b, b reads c, c reads a",
+        ),
+    ],
+)
+def test_a_cycle_of_tables_is_named_once_and_fails_no_other(two, add, caplog, read, message):
+    add(**{name: reads(source) for name, source in read.items()})
+    assert not two.run()
+    (said,) = [line for line in caplog.messages if line.startswith("Gold(") and ": sql/gold" in line]
+    assert message in said
+    assert two.snapshots("daily_sales_summary") and not two.snapshots("a")
+    assert bool(two.snapshots("f")) == ("f" in read)
+
+
+def test_two_cycles_are_both_named(two, add, caplog):
+    both = "-- grain: date\n-- sources: p, r\nselect date from p, r"
+    add(p=reads("q"), q=both, r=reads("q"), s=reads("t"), t=reads("s"))
+    assert not two.run()
+    said = [line.partition("cycle: ")[2].partition(";")[0] for line in caplog.messages if "in a cycle" in line]
+    assert sorted(said) == ["p reads q, q reads p", "q reads r, r reads q", "s reads t, t reads s"]
 
 
 def test_a_table_cannot_have_the_name_of_a_domain(two, add, caplog):
@@ -221,7 +258,7 @@ def test_changing_a_chart_makes_the_report_anew_and_no_table(two, add):
 
 def test_the_header_of_a_table_may_have_one_source_or_several():
     def sources(line: str) -> list[tuple[str, bool]]:
-        made, broken = parse_tables((("t", "t.sql", f"-- grain: date\n{line}\nselect 1"),), ("a", "b"))
+        made, broken, _ = parse_tables((("t", "t.sql", f"-- grain: date\n{line}\nselect 1"),), ("a", "b"))
         assert not broken, broken
         return [(source.name, source.all_days) for source in made["t"].sources]
 
@@ -248,4 +285,4 @@ def test_a_table_whose_file_is_broken_is_in_the_report(two, add):
     assert not two.run()
     page = (two.root / "datalake/quality/report.html").read_text()
     assert "sql/gold/wrong.sql does not begin with the lines" in page.partition("<h2>Freshness</h2>")[2]
-    assert "errors in their SQL files: wrong." in page.partition('<section class="cards">')[0]
+    assert "their files or sources are broken: wrong." in page.partition('<section class="cards">')[0]

@@ -3,6 +3,8 @@
 `<table>.test.yaml` beside a table's SQL is a list of cases: a `name`, the rows `given` to each source, and the rows to
 `expect`. Given rows have their source's types; an omitted column is NULL, an omitted source is empty. Only the columns
 that the expected rows name are compared, in any order of rows.
+
+A case or file that cannot be read is a case that fails, so that all others run.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import contextlib
 import datetime as dt
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from lakejobs.tables import Table
 
 SUFFIX = ".test.yaml"
-PARTS = {"name", "given", "expect"}
+PARTS = ("name", "given", "expect")
 Row = Mapping[str, Any]
 
 
@@ -35,23 +37,23 @@ class Case:
 
     table: str
     name: str
-    path: str
-    """Path of its file, as messages show it."""
-    given: Mapping[str, Sequence[Row]]
-    expect: Sequence[Row]
+    place: str
+    """Its file, as messages show it, and line."""
+    given: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    expect: Sequence[Row] = ()
+    problem: str | None = None
+    """Why it cannot be read, and where."""
 
     def __str__(self) -> str:
         return f"{self.table}: {self.name}"
-
-    @property
-    def place(self) -> str:
-        return f"{self.path}, case {self.name!r}"
 
     def difference(self) -> str | None:
         """The difference between computed and expected rows, as readable lines; None if there is none.
 
         Raises LakeError if the example or the table's SQL is broken.
         """
+        if self.problem:
+            raise LakeError(self.problem)
         table = _table(self.table)
         with tempfile.TemporaryDirectory() as spill:
             return _difference(self, table, spill)
@@ -62,7 +64,7 @@ class Case:
         try:
             difference = self.difference()
         except LakeError as error:
-            difference = str(error)
+            raise AssertionError(str(error)) from None
         assert difference is None, f"{self.place}\n{difference}"
 
 
@@ -72,55 +74,52 @@ def test(tables: tuple[str, ...]) -> None:
     """Run the examples of gold tables.
 
     They are in TABLE.test.yaml beside each table's SQL. Without TABLE, runs the examples of all tables.
+
+    Exits 0 if all hold, 1 if anything fails or is broken.
     """
     from lakejobs import project
     from lakejobs.tables import broken_tables
 
-    failed = 0
-    for broken in project.broken_domains().values():
-        failed += 1
-        click.echo(f"FAILED  {broken}")
+    found = cases(*tables)
+    failures = list(project.broken_domains().values())
     for name in _names(tables):
         if reason := broken_tables().get(name):
-            failed += 1
-            click.echo(f"FAILED  {name}: {reason}")
+            failures.append(f"{name}: {reason}")
+        elif not any(case.table == name for case in found):
+            click.echo(f"-       {name} has no examples; add some in {name}{SUFFIX} beside its SQL")
+    for failure in failures:
+        click.echo(f"FAILED  {failure}")
+    failed = len(failures)
+    for case in found:
+        if case.table in broken_tables():
             continue
         try:
-            found = cases(name)
+            difference = case.difference()
+            said = f"{difference}\n  in {case.place}" if difference else None
         except LakeError as error:
+            said = f"  {error}"
+        click.echo(f"{'FAILED' if said else 'ok    '}  {case}")
+        if said:
             failed += 1
-            click.echo(f"FAILED  {name}: {error}")
-            continue
-        if not found:
-            click.echo(f"-       {name} has no examples; add some in {name}{SUFFIX} beside its SQL")
-        for case in found:
-            try:
-                difference = case.difference()
-            except LakeError as error:
-                difference = f"  {error}"
-            click.echo(f"{'FAILED' if difference else 'ok    '}  {case}")
-            if difference:
-                failed += 1
-                click.echo(f"{difference}\n  in {case.path}")
+            click.echo(said)
     if failed:
         click.echo(f"{counted(failed, 'failure')}", err=True)
         raise SystemExit(1)
 
 
 def cases(*tables: str) -> list[Case]:
-    """The examples of all gold tables, or of the given ones. Raises LakeError if a file cannot be read."""
+    """The examples of the given gold tables, or of all, and the files that belong to none."""
     from lakejobs import project
 
-    wanted = set(_names(tables))
-    known = set(_names(()))
+    known, wanted = _names(()), _names(tables)
     found: list[Case] = []
     for table, path in project.table_files(SUFFIX):
-        if table not in known:
-            raise LakeError(
-                f"{project.shown(path)} belongs to no gold table; expected one of {', '.join(sorted(known))}"
-            )
+        shown = project.shown(path)
         if table in wanted:
-            found += _read(table, path, project.shown(path))
+            found += _read(table, path, shown)
+        elif table not in known and not tables:
+            problem = f"{shown} belongs to no gold table; expected one of {few(known, 20)}"
+            found.append(Case(table, "no such table", shown, problem=problem))
     return found
 
 
@@ -146,42 +145,67 @@ def _table(name: str) -> Table:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _read(table: str, path: str, shown: str) -> Iterator[Case]:
+def _read(table: str, path: str, shown: str) -> list[Case]:
     """The cases of a file."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.nodes import SequenceNode
+
+    from lakejobs.project import read_text
 
     try:
-        with open(path, encoding="utf-8") as handle:
-            content = YAML(typ="safe", pure=True).load(handle)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise LakeError(f"{shown}{f', line {mark.line + 1}' if mark else ''}: {problem}") from None
-    except UnicodeDecodeError:
-        raise LakeError(f"{shown} is not UTF-8 text") from None
-    except OSError as error:
-        raise LakeError(f"{shown} cannot be read: {error.strerror}") from None
-    if not isinstance(content, list):
-        raise LakeError(f"{shown}: expected a list of cases, each with name, given and expect")
-    for number, case in enumerate(content, start=1):
-        yield _case(table, shown, number, case)
+        root = YAML(typ="safe", pure=True).compose(read_text(path))
+        if not isinstance(root, SequenceNode):
+            raise LakeError(f"{shown}: expected a list of cases, each with name, given and expect")
+    except (LakeError, YAMLError) as error:
+        return [Case(table, "unreadable examples", shown, problem=_problem(error, shown, shown))]
+    return [_case(table, shown, number, node) for number, node in enumerate(root.value, start=1)]
 
 
-def _case(table: str, path: str, number: int, content: Any) -> Case:
-    where = f"{path}, case {number}"
-    if not isinstance(content, dict) or set(content) != PARTS:
-        raise LakeError(f"{where}: a case needs name, given and expect, and nothing else")
+def _case(table: str, path: str, number: int, node: Any) -> Case:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    name, place = f"case {number}", f"{path}, line {node.start_mark.line + 1}"
+    try:
+        content = YAML(typ="safe", pure=True).constructor.construct_document(node)
+        if isinstance(content, dict):
+            name = str(content.get("name") or name)
+        given, expect = _parts(content, place)
+    # A value that YAML takes for a date or a number, such as 2026-13-01, may be none for Python.
+    except (LakeError, YAMLError, ValueError, LookupError, ArithmeticError) as error:
+        return Case(table, name, place, problem=_problem(error, path, place))
+    return Case(table, name, place, given, expect)
+
+
+def _problem(error: Exception, path: str, place: str) -> str:
+    """What is wrong and where; YAML's own errors know the line."""
+    if isinstance(error, LakeError):
+        return str(error)
+    mark = getattr(error, "problem_mark", None)
+    where = f"{path}, line {mark.line + 1}" if mark else place
+    return f"{where}: {getattr(error, 'problem', None) or ' '.join(str(error).split())}"
+
+
+def _parts(content: Any, place: str) -> tuple[dict[str, Sequence[Row]], Sequence[Row]]:
+    """The given and the expected rows of a case."""
+    if not isinstance(content, dict):
+        raise LakeError(f"{place}: expected a case with the keys {', '.join(PARTS)}, got {content!r}")
+    for what, names in (
+        ("unknown", [name for name in content if name not in PARTS]),
+        ("missing", [name for name in PARTS if name not in content]),
+    ):
+        if names:
+            raise LakeError(f"{place}: {what} {few(names)}; expected the keys {', '.join(PARTS)}")
     given, expect = content["given"] or {}, content["expect"] or []
-    where = f"{path}, case {content['name']!r}"
     if not isinstance(given, dict):
-        raise LakeError(f"{where}: given must name sources, each with a list of rows")
+        raise LakeError(f"{place}: given must name sources, each with a list of rows")
     for what, rows in [*((f"given {source}", rows or []) for source, rows in given.items()), ("expect", expect)]:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise LakeError(f"{where}: {what} must be a list of rows, each {{column: value, …}}")
+            raise LakeError(f"{place}: {what} must be a list of rows, each {{column: value, …}}")
     if len({frozenset(row) for row in expect}) > 1:
-        raise LakeError(f"{where}: all expected rows must name the same columns")
-    return Case(table, str(content["name"]), path, {source: rows or [] for source, rows in given.items()}, expect)
+        raise LakeError(f"{place}: all expected rows must name the same columns")
+    return {source: rows or [] for source, rows in given.items()}, expect
 
 
 # ------------------------------------------------------------------------------------------------ running
@@ -296,7 +320,7 @@ def _quoted(name: str) -> str:
 def _comparable(value: Any, kind: str) -> Any:
     """A computed or expected value in a form that compares equal if it should: doubles are rounded to 12 digits."""
     value = _plain(value)
-    if value is None or kind == "BOOLEAN":
+    if value is None or (kind == "BOOLEAN" and isinstance(value, int)):
         return value
     with contextlib.suppress(ValueError, InvalidOperation):
         if kind in ("DOUBLE", "FLOAT"):

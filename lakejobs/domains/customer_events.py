@@ -24,7 +24,7 @@ def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) 
     """4% of the event types are UNKNOWN, 3% of the customers are missing. About five events share a session."""
     import numpy as np
 
-    from lakejobs.domains import catalogue
+    from lakejobs.domains import _catalogue as catalogue
 
     products = catalogue.products()
     sessions = (count + EVENTS_PER_SESSION - 1) // EVENTS_PER_SESSION

@@ -21,7 +21,7 @@ def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) 
     """4% of the movement types are TRANSFER, 3% of the quantities are missing or zero."""
     import numpy as np
 
-    from lakejobs.domains import catalogue
+    from lakejobs.domains import _catalogue as catalogue
 
     products = catalogue.products()
     product = draw.integers(0, catalogue.PRODUCTS, count)

@@ -22,7 +22,7 @@ def fake(draw: np.random.Generator, batch: dt.datetime, first: int, count: int) 
     """5% of the totals are wrong, 3% of the quantities are missing."""
     import numpy as np
 
-    from lakejobs.domains import catalogue
+    from lakejobs.domains import _catalogue as catalogue
 
     products = catalogue.products()
     product = draw.integers(0, catalogue.PRODUCTS, count)

@@ -58,8 +58,8 @@ def select(job: SilverJob, numbers: Sequence[int], engine: Connection) -> dict[d
         else:
             needless.append({"partition_date": date, "file_number": number})
     if needless:
-        types = pa.schema([("partition_date", pa.date32()), ("file_number", pa.int32())])
-        engine.register("needless", pa.Table.from_pylist(needless, types))
+        types: Any = [("partition_date", pa.date32()), ("file_number", pa.int32())]
+        engine.register("needless", pa.Table.from_pylist(needless, pa.schema(types)))
         engine.run(
             "delete from loaded_ using needless as n "
             "where n.partition_date = loaded_.partition_date and n.file_number = loaded_.file_number"

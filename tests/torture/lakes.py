@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 
 import lakejobs  # noqa: F401
 from lakejobs import project
-from lakejobs.domains import catalogue
+from lakejobs.domains import _catalogue as catalogue
 from lakejobs.layers import staging
 from lakejobs.pages import docs
 from lakejobs.quality import importing

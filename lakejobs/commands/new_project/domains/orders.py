@@ -12,7 +12,8 @@ DOMAIN = Domain(
     description="One row per order line.",
     # The columns of the files, in any order. Unknown columns are kept in the column rescued_data. The types are text,
     # integer, number, decimal(p, s), boolean, date and timestamp. A value that does not fit its type makes its row
-    # invalid, and its text is kept in rescued_data.
+    # invalid, and its text is kept in rescued_data. Booleans are true or false, t or f, yes or no, 1 or 0. Decimals are
+    # never rounded: 4.505 does not fit decimal(10, 2).
     columns={
         "order_id": Column("text", "the shop's order number"),
         "line": Column("integer", "line number within the order, from 1"),
@@ -24,7 +25,8 @@ DOMAIN = Domain(
         "is_gift": Column("boolean", "whether to gift-wrap it"),
         "wanted_by": Column("date", "latest day of arrival, if any"),
     },
-    # The columns that identify a row. If an order line is delivered again, the latest one replaces the others.
+    # The columns that identify a row within its UTC day. If an order line is delivered again for the same day, the
+    # latest one replaces the others; for another day, it is another row.
     key=("order_id", "line"),
     # The timestamp that decides which day a row belongs to.
     event_time="ordered_at",
