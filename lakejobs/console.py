@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import _thread
-import atexit
 import difflib
-import gc
 import html
 import logging
 import multiprocessing
@@ -198,14 +196,12 @@ _tasks: tuple[str, ...] = ()
 
 
 def install(tasks: Sequence[str]) -> None:
-    """Install the log filters and the hooks. `tasks` are the names to suggest for an unknown task."""
+    """Install the log filters and the exception hook. `tasks` are the names to suggest for an unknown task."""
     global _tasks
     _tasks = tuple(tasks)
     sys.excepthook = show_uncaught
     sys.unraisablehook = show_unraisable
     os.register_at_fork(after_in_child=leave_on_interrupt)
-    # The system takes back a process's memory in no time; Python would search all of it for garbage first.
-    atexit.register(gc.freeze)
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
         luigi_log.addFilter(PlainMessages())
