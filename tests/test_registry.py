@@ -228,3 +228,30 @@ def test_what_is_for_databases_alone_says_so(lake, kind):
     assert done.returncode == 30
     assert f"{kind} ({kind}) could not be evaluated: it needs an SQL database" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+SHORT_IMPORT = """
+import sys
+from lakejobs.quality import importing
+importing.GATHERING += tuple(sys.argv[1:])
+importing.import_great_expectations()
+from great_expectations.expectations.registry import _registered_expectations as registered
+print(len(registered))
+for kind in sys.stdin.read().split():
+    importing.import_expectation(kind)
+print(*registered)
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "is_short"),
+    [([], True), (["great_expectations"], False)],
+    ids=["this version", "a version whose packages define what they did not"],
+)
+def test_the_short_import_has_every_expectation(package, is_short):
+    command = [sys.executable, "-c", SHORT_IMPORT, *package]
+    done = subprocess.run(command, input="\n".join([*registered(), "no_such"]), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    at_once, found = done.stdout.splitlines()
+    assert set(found.split()) == registered()
+    assert (int(at_once) < len(registered())) == is_short

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lakejobs.messages import LakeError, few
 from lakejobs.model import Domain
 from lakejobs.quality import frames
-from lakejobs.quality.importing import import_great_expectations
+from lakejobs.quality.importing import import_expectation, import_great_expectations
 from lakejobs.quality.suite import Rule, Suite
 
 if TYPE_CHECKING:
@@ -443,6 +443,7 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool,
     from great_expectations.expectations.registry import get_expectation_impl
 
     where = f"{suite.path}, expectation {rule.position}"
+    import_expectation(rule.type)
     try:
         implementation = get_expectation_impl(rule.type)
     except exceptions.ExpectationNotFoundError:
