@@ -133,7 +133,7 @@ def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch
     be_version(monkeypatch, "SILVER_VERSION", made_by.SILVER_VERSION + 1)
     be_version(monkeypatch, "GOLD_VERSION", made_by.GOLD_VERSION + 1)
     assert made.run()
-    assert "sales: rebuilding 1 partition: made by an earlier version of lakejobs" in caplog.text
+    assert "sales: rebuilding 1 partition: built by an earlier version of lakejobs" in caplog.text
     assert "rebuilt because an earlier version of lakejobs made it" in caplog.text
     made.run()
     assert made.ran == []

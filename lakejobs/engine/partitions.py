@@ -1,4 +1,4 @@
-"""Finished partitions of typed records: duplicates decided, rows judged, fates counted, files written.
+"""Finished partitions of typed records: duplicates found, rows validated, fates counted, files written.
 
 Functions of an open connection, paths and values: they read no settings and keep nothing outside the connection. Only
 this module uses the relations that they leave there:
@@ -153,10 +153,10 @@ def _same(keys: Sequence[str], one: str, other: str) -> str:
 
 
 def validate(job: SilverJob, engine: Connection, on_progress: OnProgress) -> Validation:
-    """Have Great Expectations judge the rows, except malformed lines, which have no values to judge.
+    """Have Great Expectations validate the rows, except malformed lines, which have no values.
 
-    Rules that judge each row by itself see the new rows, and the stored rows that new ones supersede, to take back what
-    was counted for them.
+    Rules that validate each row by itself see the new rows, and the stored rows that new ones supersede, to take back
+    what was counted for them.
     """
     validation = Validation(job.suite, job.reading.domain)
     for date, stored in job.stored.items():

@@ -166,7 +166,7 @@ def why_rebuilt(state: DomainState, dates: Sequence[dt.date]) -> dict[str, list[
     for date in dates:
         if known := state.silver.get(date):
             if known.version != SILVER_VERSION:
-                found.setdefault("made by an earlier version of lakejobs", []).append(date)
+                found.setdefault("built by an earlier version of lakejobs", []).append(date)
             elif (known.rules, known.warnings) != (state.made_by.rules_hash, state.made_by.warnings_hash):
                 # The first partition speaks for all: rules change for all of them at once.
                 path = state.lake.silver(state.domain, date)

@@ -3,11 +3,11 @@
 It evaluates the rules of a suite on frames with the columns that rules name; rows that an expectation finds unexpected
 get its `meta.code`.
 
-There are two kinds of expectations. Row-local ones judge each row by itself (not null, in a set, between, …) and may
-see a partition in chunks. All others (uniqueness, row counts, means, …) get the partition as a whole, as pandas reads
-it from silver's file, so their verdict is the same as plain Great Expectations'. If a partition is too small or too
-empty to judge (one row has no z-score, NULLs have no outliers), Great Expectations finds nothing unexpected, and so do
-we.
+There are two kinds of expectations. Row-local ones validate each row by itself (not null, in a set, between, …) and may
+see a partition in chunks, or only its new rows: what was counted for the stored ones is added. All others (uniqueness,
+row counts, means, …) get the whole partition, as pandas reads it from silver's file, so their verdict is the same as
+plain Great Expectations'. If a partition is too small or too empty to validate (one row has no z-score, NULLs have no
+outliers), Great Expectations finds nothing unexpected, and so do we.
 
 A critical rule withholds a partition if it fails as a table rule, or if fewer rows pass than its `mostly` requires.
 """
@@ -197,7 +197,7 @@ class Validation:
             if result is None or not _was_evaluated(result):
                 reason = _reason(result)
                 if ONLY_SQL.search(reason):
-                    reason = f"it needs an SQL database, but silver is judged with pandas ({reason})"
+                    reason = f"it needs an SQL database, but silver is validated with pandas ({reason})"
                 raise LakeError(f"{self.suite.path}: {rule} could not be evaluated: {reason}")
             outcome = self.outcomes[rule.position]
             if outcome.row_level:
@@ -381,7 +381,7 @@ class Outcome:
                 known[place] += sign * count
 
     def failed(self) -> dict[dt.date, str]:
-        """Partitions that fail as a whole, by a table rule or because too few rows pass for `mostly`."""
+        """Whole partitions that fail, by a table rule or because too few rows pass for `mostly`."""
         failed = dict(self._failed_tables)
         for date, (_, _, judged, unexpected) in self.dates.items():
             # The same arithmetic as in Great Expectations.
@@ -436,7 +436,7 @@ def _positions(
 
 
 def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool, bool]:
-    """Great Expectations' own object for a rule, whether it finds rows, and whether it judges each row by itself."""
+    """Great Expectations' own object for a rule, whether it finds rows, and whether it validates each row by itself."""
     from great_expectations import exceptions
     from great_expectations.core import ExpectationSuite
     from great_expectations.expectations import expectation as kinds
@@ -452,7 +452,7 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool,
     arguments = rule.content.get("kwargs") or {}
     content["kwargs"] = arguments = frames.arguments(domain, arguments)
     if domain.columns.get(arguments.get("column", "")) in ("timestamp", "date"):
-        # A day cannot be compared with a moment, but its beginning can.
+        # A day cannot be compared with a timestamp, but its midnight can.
         content["kwargs"] = {name: _moment(value) for name, value in arguments.items()}
     # A suite drops what it cannot build and only logs why: build the rules one by one, and check that each is there.
     with _quiet() as said:
@@ -470,7 +470,7 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool,
 
 
 def _moment(value: Any) -> Any:
-    """Turn a day, 2026-11-01, into the moment it begins."""
+    """Turn a day, 2026-11-01, into the timestamp of its midnight."""
     if isinstance(value, list):
         return [_moment(one) for one in value]
     return f"{value}T00:00:00" if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) else value

@@ -1,8 +1,8 @@
 """How Great Expectations sees dates and decimals, for which pandas has no types.
 
-A date becomes the moment it begins, like a timestamp, so both can be compared with a day or a moment in a suite, in
-NumPy's time. A decimal becomes a double where it is compared with numbers in a suite, with other numbers, or with
-itself over the whole table, because those are doubles: 1.10 is 1.1. Where its digits count, it stays what pandas reads
+A date becomes the timestamp of its midnight, so both can be compared with a day or a timestamp in a suite, in NumPy's
+time. A decimal becomes a double where it is compared with numbers in a suite, with other numbers, or with
+itself over the whole table, because those are doubles: 1.10 is 1.1. Where its digits matter, it stays what pandas reads
 from silver's file, a `decimal.Decimal`: two decimals are equal if all their digits are.
 """
 
