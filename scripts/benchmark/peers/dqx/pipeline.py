@@ -18,7 +18,7 @@ engine = DQEngine(MagicMock(spec=WorkspaceClient), spark)  # as its documentatio
 
 expected = f.round(f.col("quantity") * f.col("unit_price"), 2)
 wrong = expected.isNotNull() & ~f.coalesce(f.abs(f.col("total_amount") - expected) <= 0.01001, f.lit(False))
-sales = spark.read.csv("landing/*.csv", schema=SCHEMA, header=True).withColumn(
+sales = spark.read.csv("landing", schema=SCHEMA, header=True).withColumn(
     "total_amount", f.when(wrong, expected).otherwise(f.col("total_amount"))
 )
 checks = engine.load_checks(FileChecksStorageConfig(location="checks.yml"))

@@ -8,7 +8,9 @@ import pandas as pd
 REQUIRED = ["sale_id", "timestamp", "customer_id", "product_id", "quantity", "unit_price", "total_amount"]
 
 files = sorted(Path("landing").glob("*.csv"))
-sales = pd.concat([pd.read_csv(file, parse_dates=["timestamp"], date_format="ISO8601") for file in files], ignore_index=True)
+sales = pd.concat(
+    [pd.read_csv(file, parse_dates=["timestamp"], date_format="ISO8601") for file in files], ignore_index=True
+)
 expected = (sales["quantity"] * sales["unit_price"]).round(2)
 wrong = expected.notna() & ~((sales["total_amount"] - expected).abs() <= 0.01001)
 sales["total_amount"] = sales["total_amount"].mask(wrong, expected)
