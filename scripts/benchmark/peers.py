@@ -202,6 +202,10 @@ def totals(files: Iterable[Path], most: int | None = None) -> Answer:
 # ------------------------------------------------------------------------------------------------ the work
 
 
+class ContestantError(Exception):
+    """A contestant did not do the work."""
+
+
 class Data:
     """The files that are delivered."""
 
@@ -233,9 +237,9 @@ def three_steps(project: Project, case: str, bulk: Path, more: Path) -> list[Run
             expected = project.expected()
         done = project.run(step)
         if done.code != 0:
-            sys.exit(f"{name} ended with {done.code}:\n{done.said}")
+            raise ContestantError(f"{name} ended with {done.code}:\n{done.said}")
         if project.answer() != expected:
-            sys.exit(f"{name}, {case}, is wrong after `{step}`:\n{difference(project.answer(), expected)}")
+            raise ContestantError(f"{name}, {case}, is wrong after `{step}`:\n{difference(project.answer(), expected)}")
         print(f"{name}, {case}, {step}: {done.wall:.2f} s, {done.peak:.0f} MB", file=sys.stderr, flush=True)
         runs.append(done)
     return runs
@@ -254,7 +258,7 @@ def probe(project: Project, data: Data, large: Project) -> list[str]:
     project.create()
     project.deliver(data.small)
     if (done := project.run()).code != 0:
-        sys.exit(f"{project.contestant.name} ended with {done.code}:\n{done.said}")
+        raise ContestantError(f"{project.contestant.name} ended with {done.code}:\n{done.said}")
     found = []
     for file, name in ((data.small, data.more.name), (data.late, ""), (data.two, "")):
         copy = project.copy(project.root.with_name("probe"))
@@ -264,7 +268,7 @@ def probe(project: Project, data: Data, large: Project) -> list[str]:
     path, old, new = project.contestant.rule
     text = (copy.root / path).read_text()
     if old not in text:
-        sys.exit(f"{path} of {project.contestant.name} has no {old!r} to change")
+        raise ContestantError(f"{path} of {project.contestant.name} has no {old!r} to change")
     (copy.root / path).write_text(text.replace(old, new, 1))
     found.append(verdict(copy, copy.run(), project.answer(), copy.expected(most=3)))
     return [*found, readers(large, data)]
@@ -368,10 +372,15 @@ def main() -> None:
         data = Data(directory / "data", arguments.rows)
         measured: dict[str, list[list[Run]]] = defaultdict(list)
         for _ in range(arguments.rounds):
-            for project in projects:
-                runs = three_steps(project, "year", data.year, data.more)
-                runs += three_steps(project, "one day", data.one_day, data.more)
-                measured[project.contestant.name].append(runs)
+            for project in list(projects):
+                try:
+                    runs = three_steps(project, "year", data.year, data.more)
+                    runs += three_steps(project, "one day", data.one_day, data.more)
+                    measured[project.contestant.name].append(runs)
+                except ContestantError as error:
+                    print(f"{error}\n{project.contestant.name} is left out.\n")
+                    measured.pop(project.contestant.name, None)
+                    projects.remove(project)
         print(f"{dt.datetime.now(dt.UTC).date()}, {machine()}, medians of {arguments.rounds}\n")
         for contestant in contestants[1:]:
             print(f"- {contestant.name}: {versions(contestant)}")
@@ -384,7 +393,11 @@ def main() -> None:
         print("|---|---|---|---|---|---|", flush=True)
         for project in projects:
             small = Project(project.contestant, directory / "small", Path(project.environment["VIRTUAL_ENV"]))
-            print(row([project.contestant.name, *probe(small, data, project)]), flush=True)
+            try:
+                print(row([project.contestant.name, *probe(small, data, project)]), flush=True)
+            except ContestantError as error:
+                print(row([project.contestant.name, "not probed"]), flush=True)
+                print(error, file=sys.stderr)
 
 
 if __name__ == "__main__":
