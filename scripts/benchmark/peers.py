@@ -260,10 +260,11 @@ def probe(project: Project, data: Data, large: Project) -> list[str]:
     if (done := project.run()).code != 0:
         raise ContestantError(f"{project.contestant.name} ended with {done.code}:\n{done.said}")
     found = []
-    for file, name in ((data.small, data.more.name), (data.late, ""), (data.two, "")):
+    deliveries = (("restate", data.small, data.more.name), ("update", data.late, ""), ("restate", data.two, ""))
+    for step, file, name in deliveries:
         copy = project.copy(project.root.with_name("probe"))
         copy.deliver(file, name)
-        found.append(verdict(copy, copy.run("update"), project.answer(), copy.expected()))
+        found.append(verdict(copy, copy.run(step), project.answer(), copy.expected()))
     copy = project.copy(project.root.with_name("probe"))
     path, old, new = project.contestant.rule
     text = (copy.root / path).read_text()
