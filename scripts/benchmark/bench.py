@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import glob
 import os
 import platform
+import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -72,25 +78,67 @@ class Bench:
         return measured
 
 
-# A new process starts out with its parent's memory, which counts towards its peak. So a small process starts it.
-STARTER = """
-import os, sys, time
-start = time.perf_counter()
-process = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
-_, status, usage = os.wait4(process, 0)
-print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
-"""
+INTERVAL = 0.1  # seconds between two samples of memory
+
+
+class Run(NamedTuple):
+    """What a finished process took (seconds, MB), its exit code, and the end of what it said."""
+
+    wall: float
+    peak: float
+    code: int
+    said: str
+
+
+def measure(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> Run:
+    """Run a process to its end; its memory is the peak of the sum over its session, sampled."""
+    peak, ended = 0, threading.Event()
+
+    def sample(session: int) -> None:
+        nonlocal peak
+        while not ended.wait(INTERVAL):
+            peak = max(peak, session_memory(session))
+
+    with tempfile.TemporaryFile() as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        sampler = threading.Thread(target=sample, args=[process.pid])
+        sampler.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            wall = time.perf_counter() - start
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            ended.set()
+            sampler.join()
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        output.seek(max(output.seek(0, os.SEEK_END) - 5000, 0))
+        said = output.read().decode(errors="replace")
+    # Without /proc, or for a process that ends before the first sample: the process alone.
+    alone = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+    return Run(wall, peak / 1024 or alone, process.returncode, said)
+
+
+def session_memory(session: int) -> int:
+    """Sum the proportional set sizes (kB) of a session's processes, so that memory they share counts once."""
+    total = 0
+    for pid in filter(str.isdecimal, os.listdir("/proc") if os.path.isdir("/proc") else []):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.getsid(int(pid)) == session:
+                found = re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+                total += int(found[1]) if found else 0
+    return total
 
 
 def run(command: list[str], cwd: Path) -> tuple[float, float]:
-    """Return a process's wall time (s) and peak resident memory (MB); exit with its output if it fails."""
-    starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
-    done = subprocess.run(starter, cwd=cwd, capture_output=True, text=True, check=True)
-    said, _, measured = done.stdout.rstrip().rpartition("\n")
-    wall, peak, code = measured.split()
-    if code != "0":
-        sys.exit(f"{' '.join(command)} in {cwd} ended with {code}:\n{(said + done.stderr)[-3000:]}")
-    return float(wall), int(peak) / (1024 if sys.platform == "linux" else 1 << 20)
+    """Return a process's wall time (s) and peak memory (MB); exit with its output if it fails."""
+    done = measure(command, cwd)
+    if done.code != 0:
+        sys.exit(f"{' '.join(command)} in {cwd} ended with {done.code}:\n{done.said[-3000:]}")
+    return done.wall, done.peak
 
 
 def gold_all(root: Path, *arguments: str) -> tuple[float, float]:
@@ -105,6 +153,15 @@ def write(root: Path, domain: str, batch: dt.datetime, rows: int) -> Path:
     with path.open("w", newline="", encoding="utf-8") as handle:
         staging.write_batch(DOMAINS[domain], batch, rows, handle)
     return path
+
+
+def spread(path: Path, target: Path) -> None:
+    """Write a file whose rows are spread evenly over the year before the file's day."""
+    duckdb.sql(
+        "copy (select * replace (strftime(cast(timestamp as timestamp) - interval 1 day * "
+        f"(row_number() over () % {YEAR}), '%Y-%m-%dT%H:%M:%S.%g') as timestamp) "
+        f"from read_csv('{path}', all_varchar = true)) to '{target}' (header)"
+    )
 
 
 def deliver(root: Path, batch: dt.datetime) -> None:
@@ -165,12 +222,7 @@ def days_365(bench: Bench) -> None:
     root = bench.lake("days")
     for domain in DOMAINS:
         path = write(root, domain, DAY, 333_334)
-        target = path.with_name("year.csv")
-        duckdb.sql(
-            "copy (select * replace (strftime(cast(timestamp as timestamp) - interval 1 day * "
-            f"(row_number() over () % {YEAR}), '%Y-%m-%dT%H:%M:%S.%g') as timestamp) "
-            f"from read_csv('{path}', all_varchar = true)) to '{target}' (header)"
-        )
+        spread(path, path.with_name("year.csv"))
         path.unlink()
     bench.add("three domains over 365 days", 3 * 333_334, bench.compare(root, ["DuckDB"]))
 
