@@ -134,7 +134,9 @@ class LakeUnderTest:
         """The rows of silver by domain, and of each gold table's newest snapshot, to compare lakes by."""
         found = {}
         for domain in DOMAINS:
-            found[f"silver {domain}"] = as_set(self.silver(domain).drop(columns="source_file", errors="ignore"))
+            found[f"silver {domain}"] = as_set(
+                self.silver(domain).drop(columns=["source_file", "source_record"], errors="ignore")
+            )
         for directory in sorted((self.root / "datalake/gold").glob("*")):
             found[f"gold {directory.name}"] = as_set(self.gold(directory.name))
         return found

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import luigi
 from conftest import HEADERS, LakeUnderTest, new_lake, sale
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -53,12 +54,16 @@ def arrangements(draw: st.DrawFn) -> list[list[list[str]]]:
     return runs
 
 
-def deliver_and_run(directory: Path, runs: list[list[list[str]]], *, backwards: bool = False) -> LakeUnderTest:
-    """Deliver the files to a new lake run by run. `backwards` gives later files earlier names."""
+def deliver_and_run(
+    directory: Path, runs: list[list[list[str]]], *, backwards: bool = False, merging: str = "111"
+) -> LakeUnderTest:
+    """Deliver the files to a new lake run by run. `backwards` gives later files earlier names; `merging` says for each
+    run whether it merges."""
     lake = new_lake(directory)
     os.chdir(directory)
     number = 30 if backwards else 0
-    for files in runs:
+    for files, merge in zip(runs, merging, strict=False):
+        luigi.configuration.get_config().set("lake", "merge", merge.replace("1", "true").replace("0", "false"))
         for lines in files:
             number += -1 if backwards else 1
             lake.deliver("sales", f"sales_20261105_1200{number:02d}.csv", *lines)
@@ -67,19 +72,20 @@ def deliver_and_run(directory: Path, runs: list[list[list[str]]], *, backwards: 
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(arrangements(), st.booleans())
-@example([[[sale("s1", quantity=1)]], [[sale("s2"), sale("s1", quantity=2)], [sale("s1", quantity=3)]]], True)
-@example([[[sale("s1", quantity=1)]], [[sale("s2"), sale("s1", quantity=2)], [sale("s1", quantity=3)]]], False)
-def test_any_split_order_repetition_and_interleaving_gives_the_same_lake(runs, backwards):
+@given(arrangements(), st.booleans(), st.sampled_from(["111", "111", "000", "101", "110"]))
+@example([[[sale("s1", quantity=1)]], [[sale("s2"), sale("s1", quantity=2)], [sale("s1", quantity=3)]]], True, "111")
+@example([[[sale("s1", quantity=1)]], [[sale("s2"), sale("s1", quantity=2)], [sale("s1", quantity=3)]]], False, "111")
+def test_any_split_order_repetition_and_interleaving_gives_the_same_lake(runs, backwards, merging):
     files = [lines for run in runs for lines in run]
     in_order = [line for lines in (files[::-1] if backwards else files) for line in lines]
     here = os.getcwd()
     try:
         with tempfile.TemporaryDirectory() as directory:
             at_once = deliver_and_run(Path(directory) / "once", [[in_order]]).content()
-            piecemeal = deliver_and_run(Path(directory) / "pieces", runs, backwards=backwards)
+            piecemeal = deliver_and_run(Path(directory) / "pieces", runs, backwards=backwards, merging=merging)
             assert piecemeal.content() == at_once
     finally:
+        luigi.configuration.get_config().remove_option("lake", "merge")
         os.chdir(here)
 
 
