@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import importlib.metadata
 import json
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, sale
+from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, read_footer, sale
 
-from lakejobs.engine import Reading, sql
+from lakejobs.engine import Reading, duckdb, sql
 from lakejobs.freshness import facts, made_by, snapshots, state
 from lakejobs.freshness.runs import Run
 from lakejobs.layers import gold, silver
@@ -137,6 +138,21 @@ def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch
     assert "rebuilt because an earlier version of lakejobs made it" in caplog.text
     made.run()
     assert made.ran == []
+
+
+def test_another_version_of_the_engine_rebuilds_gold_and_says_so(made, monkeypatch, caplog):
+    engine = f"DuckDB {importlib.metadata.version('duckdb')}"
+    footer = read_footer(made.snapshots("daily_sales_summary")[-1])
+    assert footer["engine"] == engine
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1")
+    duckdb.name_and_version.cache_clear()
+    assert made.run()
+    assert made.ran_names("Gold") == sorted(gold_tables())
+    assert made.ran_names("Silver") == []
+    assert "1 day computed, 0 carried over; " + f"rebuilt by another engine: {engine} → DuckDB 99.1" in caplog.text
+    made.run()
+    assert made.ran == []
+    duckdb.name_and_version.cache_clear()
 
 
 @pytest.mark.parametrize("layer", ["SILVER_VERSION", "GOLD_VERSION"])
