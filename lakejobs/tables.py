@@ -116,6 +116,11 @@ def broken_tables() -> Mapping[str, str]:
     return parse_tables(read_sql(), tuple(domains()))[1]
 
 
+def broken_sql() -> dict[str, str]:
+    """The text of the broken SQL files, by table name."""
+    return {name: text for name, _, text in read_sql() if name in broken_tables()}
+
+
 def read_sql() -> tuple[tuple[str, str, str], ...]:
     """Name, path and text of every SQL file."""
     return table_sources()

@@ -249,3 +249,20 @@ def test_a_table_whose_file_is_broken_is_in_the_report(two, add):
     page = (two.root / "datalake/quality/report.html").read_text()
     assert "sql/gold/wrong.sql does not begin with the lines" in page.partition("<h2>Freshness</h2>")[2]
     assert "their files are broken: wrong." in page.partition('<section class="cards">')[0]
+
+
+def test_a_broken_table_is_on_the_cards_of_the_domains_it_reads(two, add):
+    add(
+        wrong="select 1 from inventory_net_position",
+        further="-- grain: date\n-- sources: sales, wrong\nselect 1 from sales, wrong;",
+    )
+    assert not two.run()
+    page = (two.root / "datalake/quality/report.html").read_text()
+    cards = {re.findall("<h2>(.*?)</h2>", card)[0]: card for card in page.split("<article")[1:]}
+    assert 'class="card quiet"' in cards["customer_events"]
+    for domain, names in (("sales", "further"), ("inventory", "further, wrong")):
+        assert 'class="card bad"' in cards[domain]
+        assert f"<li>gold: {names}</li>" in cards[domain]
+        assert "sql/gold/further.sql: its source wrong is neither" in cards[domain]
+    assert "sql/gold/wrong.sql does not begin with the lines" in cards["inventory"]
+    assert "sql/gold/wrong.sql" not in cards["sales"]
