@@ -18,7 +18,7 @@ from lakejobs.engine.sql import relations_read, text
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
 from lakejobs.freshness.state import DomainState
-from lakejobs.messages import LakeError, counted, few
+from lakejobs.messages import LakeError, counted, few, log
 from lakejobs.model import GoldFooter, Landing, digest
 from lakejobs.pages import docs
 from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
@@ -337,12 +337,19 @@ def _place(table: Table) -> tuple[int, int, str]:
 def draw(table: Table, chart: Chart, rows: Rows, *, is_fresh: bool) -> dict[str, Any] | None:
     """A chart for the template; None if it cannot be drawn because the table is stale."""
     head = {"title": chart.title, "note": chart.note}
-    try:
-        return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
-    except QueryError as error:
-        if not is_fresh:
-            return None
-        return head | {"trouble": f"{table.path}: this chart cannot be drawn: {' '.join(str(error).split())}"}
+    there = [str(name) for name, *_ in rows.rows(f"describe {table.name}")]
+    unknown = [column for column in chart.columns if column not in map(str.lower, there)]
+    trouble = f"{table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
+    if not unknown:
+        try:
+            return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
+        except QueryError as error:
+            trouble = f"this chart cannot be drawn: {' '.join(str(error).split())}"
+    if not is_fresh:
+        return None
+    trouble = f"{table.path}, line {chart.line}: {trouble}"
+    log.warning("%s", trouble)
+    return head | {"trouble": trouble}
 
 
 def _named(chart: Chart) -> str:
@@ -381,10 +388,11 @@ def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
         return found
 
     return {
-        "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups)),
+        "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups) if chart.has_shares else None),
         "left_out": len(groups) - MOST_GROUPS,
-        "total": sum(total for _, total in groups),
-        "charts": timelines(first, last, names, sums),
+        "total": sum(total for _, total in groups) if chart.has_shares else None,
+        # Many groups side by side would be too thin.
+        "charts": timelines(first, last, names, sums, stacked=chart.has_shares or bool(chart.by)),
     }
 
 
@@ -393,9 +401,12 @@ def _ranking(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
     (_, column), *_ = chart.series
     name = _named(chart) if chart.by else text(column)
     query = f"select {name}, cast({column} as double) from {table} where {column} is not null"
-    ((count, below),) = rows.rows(f"select count(*), count(case when {column} < 0 then 1 end) from {table}")
+    ((count, below, whole),) = rows.rows(
+        f"select count(*), count(case when {column} < 0 then 1 end), cast(sum(abs({column})) as double) from {table}"
+    )
     half = MOST_GROUPS // 2
     highest = rows.rows(f"{query} order by {column} desc, 1 limit {half}")
+    whole = whole if chart.has_shares and not below else None
     left = max(0, min(half, count - len(highest)))
     lowest = rows.rows(f"{query} order by {column}, 1 desc limit {left}")
-    return {"count": count, "below": below, "groups": ranked(highest + lowest[::-1], None), "charts": []}
+    return {"count": count, "below": below, "groups": ranked(highest + lowest[::-1], whole), "charts": []}

@@ -1,7 +1,7 @@
 -- grain: date, category
 -- source: sales
 -- One row per UTC day and product category. Sales without a category form their own group (NULL).
--- chart: Revenue by category | category_revenue by category
+-- chart with shares: Revenue by category | category_revenue by category
 with amounts as (
     -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
     select

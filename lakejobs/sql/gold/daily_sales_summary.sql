@@ -4,7 +4,7 @@
 -- total_revenue counts every valid sale; refunded_amount is the part whose status is refunded or cancelled, and
 -- net_revenue the rest. Amounts keep their reported sign: if a source books returns as negative lines, total_revenue is
 -- already reduced by them.
--- chart: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the source's currency.
+-- chart with shares: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the source's currency.
 with amounts as (
     -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
     select

@@ -2,7 +2,7 @@
 -- source: inventory
 -- One row per UTC day, product, warehouse and movement type. Quantities are in pieces; total_cost is the sum of
 -- quantity × unit_cost, in the currency of the source. If a product has several names, the last in sort order is shown.
--- chart: Stock moved | total_quantity by movement_type | Pieces, as booked.
+-- chart with shares: Stock moved | total_quantity by movement_type | Pieces, as booked.
 with movements as (
     -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
     select

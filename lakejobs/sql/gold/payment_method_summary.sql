@@ -1,7 +1,7 @@
 -- grain: date, payment_method
 -- source: sales
 -- One row per UTC day and payment method. Sales without one form their own group (NULL).
--- chart: Revenue by payment method | payment_revenue by payment_method
+-- chart with shares: Revenue by payment method | payment_revenue by payment_method
 with amounts as (
     -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
     select

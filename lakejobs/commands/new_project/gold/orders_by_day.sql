@@ -8,7 +8,8 @@
 --
 -- A table may read several sources: `-- sources: orders, returns, products (all days)`. Each day then sees that day's
 -- rows of every source, but every row of a source marked `(all days)`. The next lines chart the table in the report:
--- a title, named columns and a note; or `revenue by product` in place of the named columns.
+-- a title, named columns and a note; or `revenue by product` in place of the named columns. `-- chart with shares:` is
+-- for values that are parts of a whole, such as the revenue of each product.
 -- chart: Revenue | revenue: revenue | In euros.
 -- chart: Orders | all: orders, with gifts: orders_with_gifts
 select
