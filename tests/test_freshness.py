@@ -106,6 +106,24 @@ def test_the_footer_holds_a_hash_of_each_thing_that_decides(made, set_lake, capl
     assert "rebuilding 1 partition: [lake] earliest_date changed" in caplog.text
 
 
+def test_what_is_counted_again_is_not_said_to_land(lake, set_lake, caplog):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2"))
+    assert lake.run()
+    assert "Bronze(domain=sales, date=2026-11-01): 1 file landed, 2 records in all" in caplog.text
+    set_lake(earliest_date="2026-10-01")
+    assert lake.run()
+    assert "Bronze(domain=sales, date=2026-11-01): 2 records counted again" in caplog.text
+    set_lake(earliest_date="2026-10-02")
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s3"))
+    assert lake.run()
+    assert "1 file landed, 2 records counted again, 3 records in all" in caplog.text
+    (lake.bronze("2026-11-01") / "_manifest.json").unlink()
+    (lake.root / "datalake/_facts_sales.json").unlink()
+    assert lake.run()
+    assert "Bronze(domain=sales, date=2026-11-01): 3 records counted again" in caplog.text
+    assert "0 files landed" not in caplog.text
+
+
 @pytest.mark.parametrize("query", ["typed_rows", "superseded_rows", "judged_rows"])
 def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
     original = getattr(sql, query)
