@@ -358,11 +358,19 @@ class GoldFooter:
     version: int
     sql: str
     """Hash of the table's SQL."""
+    engine: str
+    """Name and version of the engine that computed it."""
     generated_at: str
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> GoldFooter:
-        return cls(content["identity"], content.get("version", 0), content.get("sql", ""), content["generated_at"])
+        return cls(
+            content["identity"],
+            content.get("version", 0),
+            content.get("sql", ""),
+            content.get("engine", "unknown"),
+            content["generated_at"],
+        )
 
 
 # ------------------------------------------------------------------------------------------------ identities

@@ -10,8 +10,10 @@ The comment, up to an empty line or the SQL, describes the table in the report. 
 column by groups, or several named columns, and a note. A table with a date is charted over time, any other as its
 highest and lowest rows.
 
-    -- chart: Revenue by category | revenue by category or category_id | Without returns.
-    -- chart: Revenue | net: net_revenue, refunded: refunded_amount
+    -- chart with shares: Revenue by category | revenue by category or category_id | Without returns.
+    -- chart: Orders | all: orders, with gifts: orders_with_gifts
+
+With shares, the values are parts of a whole: they are stacked, and shown in percent of their sum.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from lakejobs.project import broken_domains, domains, table_sources
 HEADER = re.compile(
     r"-- grain: (?P<grain>[a-z0-9_, ]+?)[ ]*\n-- sources?: (?P<sources>[a-z0-9_, ()]+?)[ ]*\n", re.IGNORECASE
 )
-CHART = re.compile(r"^-- chart:(.*)$", re.MULTILINE | re.IGNORECASE)
+CHART = re.compile(r"^-- chart(?P<how> +with\b[^:|\n]*)?:(?P<what>.*)$", re.MULTILINE | re.IGNORECASE)
 COLUMN = r"[a-z][a-z0-9_]*"
 BY = re.compile(rf"({COLUMN}) +by +({COLUMN}(?: +or +{COLUMN})*(?: *, *{COLUMN}(?: +or +{COLUMN})*)*)", re.IGNORECASE)
 NAMED = re.compile(rf"([^:]+?) *: *({COLUMN})", re.IGNORECASE)
@@ -55,11 +57,22 @@ class Chart:
     """How the report charts a table."""
 
     title: str
+    line: int
+    """Where its file declares it."""
     series: tuple[tuple[str, str], ...]
     """Names and columns. The name is empty if `by` provides it."""
     by: tuple[tuple[str, ...], ...] = ()
     """Columns whose values together name a group, each followed by its fallbacks for NULL."""
     note: str = ""
+    has_shares: bool = False
+    """Whether the values are parts of a whole."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns it names."""
+        return tuple(
+            dict.fromkeys([*(column for _, column in self.series), *(one for group in self.by for one in group)])
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,11 @@ def broken_sources(table: str) -> tuple[str, ...]:
 
 def _parsed() -> tuple[Mapping[str, Table], Mapping[str, str], Mapping[str, tuple[str, ...]]]:
     return parse_tables(read_sql(), tuple(domains()), tuple(broken_domains()))
+
+
+def broken_sql() -> dict[str, str]:
+    """The text of the broken SQL files, by table name."""
+    return {name: text for name, _, text in read_sql() if name in broken_tables()}
 
 
 def read_sql() -> tuple[tuple[str, str, str], ...]:
@@ -205,19 +223,24 @@ def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:
     """The charts that a file declares. Raises ValueError with the line that cannot be parsed."""
     charts = []
     for found in CHART.finditer(text):
-        title, _, rest = (part.strip() for part in found[1].partition("|"))
+        line = text[: found.start()].count("\n") + 1
+        how = (found["how"] or "").lower().split()
+        title, _, rest = (part.strip() for part in found["what"].partition("|"))
         columns, _, note = (part.strip() for part in rest.partition("|"))
-        if title and (grouped := BY.fullmatch(columns)):
+        by: tuple[tuple[str, ...], ...] = ()
+        if grouped := BY.fullmatch(columns):
+            series: tuple[tuple[str, str], ...] = (("", grouped[1].lower()),)
             by = tuple(tuple(re.split(r" +or +", part.strip().lower())) for part in grouped[2].split(","))
-            charts.append(Chart(title, (("", grouped[1].lower()),), by, note))
-        elif title and is_daily and all(named := [NAMED.fullmatch(part.strip()) for part in columns.split(",")]):
-            charts.append(Chart(title, tuple((one[1], one[2].lower()) for one in named if one), (), note))
         else:
-            line = text[: found.start()].count("\n") + 1
+            named = [NAMED.fullmatch(part.strip()) for part in columns.split(",")] if is_daily else []
+            series = tuple((one[1], one[2].lower()) for one in named if one) if all(named) else ()
+        if not title or not series or how not in ([], ["with", "shares"]):
             raise ValueError(
                 f"line {line}: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE' or, with date in the grain, "
-                f"'-- chart: TITLE | NAME: COLUMN, NAME: COLUMN | NOTE', got {found[0]!r}"
+                "'-- chart: TITLE | NAME: COLUMN, NAME: COLUMN | NOTE'; or '-- chart with shares: …' if the values are "
+                f"parts of a whole; got {found[0]!r}"
             )
+        charts.append(Chart(title, line, series, by, note, bool(how)))
     return tuple(charts)
 
 

@@ -147,6 +147,18 @@ def test_what_tomorrow_is_for_a_file_follows_from_its_name(lake):
     assert lake.content() == before
 
 
+def test_new_content_under_an_old_name_may_hold_events_up_to_the_day_after_its_own_delivery(lake):
+    deliver(lake, "sales_20261101_120000.csv", 1, hours(0))
+    deliver(lake, "sales_20261102_120000.csv", 2, hours(0))
+    assert lake.run()
+    deliver(lake, "sales_20261101_120000.csv", 3, hours(1), sale("s2", f"{hours(24):%Y-%m-%d}"))
+    deliver(lake, "sales_20261102_120000.csv", 4, hours(1), sale("s3", f"{hours(48):%Y-%m-%d}"))
+    assert lake.run()
+    assert len(list(lake.bronze("2026-11-01").glob("*.csv"))) == 2, "it lands on the date in its name"
+    errors = lake.silver().set_index("sale_id")["validation_errors"].to_dict()
+    assert (errors["s2"], errors["s3"]) == (None, "OUT_OF_RANGE:timestamp")
+
+
 def test_the_order_outlives_every_cache_and_a_plain_copy(lake, monkeypatch):
     for count, wanted in enumerate([1, 2, 1]):
         deliver(lake, "till.csv", wanted, hours(count))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import importlib.metadata
 import json
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, sale
+from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, read_footer, sale
 
-from lakejobs.engine import Reading, sql
+from lakejobs.engine import Reading, duckdb, sql
 from lakejobs.freshness import facts, made_by, snapshots, state
 from lakejobs.freshness.runs import Run
 from lakejobs.layers import gold, silver
@@ -105,6 +106,24 @@ def test_the_footer_holds_a_hash_of_each_thing_that_decides(made, set_lake, capl
     assert "rebuilding 1 partition: [lake] earliest_date changed" in caplog.text
 
 
+def test_what_is_counted_again_is_not_said_to_land(lake, set_lake, caplog):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"), sale("s2"))
+    assert lake.run()
+    assert "Bronze(domain=sales, date=2026-11-01): 1 file landed, 2 records in all" in caplog.text
+    set_lake(earliest_date="2026-10-01")
+    assert lake.run()
+    assert "Bronze(domain=sales, date=2026-11-01): 2 records counted again" in caplog.text
+    set_lake(earliest_date="2026-10-02")
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s3"))
+    assert lake.run()
+    assert "1 file landed, 2 records counted again, 3 records in all" in caplog.text
+    (lake.bronze("2026-11-01") / "_manifest.json").unlink()
+    (lake.root / "datalake/_facts_sales.json").unlink()
+    assert lake.run()
+    assert "Bronze(domain=sales, date=2026-11-01): 3 records counted again" in caplog.text
+    assert "0 files landed" not in caplog.text
+
+
 @pytest.mark.parametrize("query", ["typed_rows", "superseded_rows", "judged_rows"])
 def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
     original = getattr(sql, query)
@@ -137,6 +156,21 @@ def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch
     assert "rebuilt because an earlier version of lakejobs made it" in caplog.text
     made.run()
     assert made.ran == []
+
+
+def test_another_version_of_the_engine_rebuilds_gold_and_says_so(made, monkeypatch, caplog):
+    engine = f"DuckDB {importlib.metadata.version('duckdb')}"
+    footer = read_footer(made.snapshots("daily_sales_summary")[-1])
+    assert footer["engine"] == engine
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1")
+    duckdb.name_and_version.cache_clear()
+    assert made.run()
+    assert made.ran_names("Gold") == sorted(gold_tables())
+    assert made.ran_names("Silver") == []
+    assert "1 day computed, 0 carried over; " + f"rebuilt by another engine: {engine} → DuckDB 99.1" in caplog.text
+    made.run()
+    assert made.ran == []
+    duckdb.name_and_version.cache_clear()
 
 
 @pytest.mark.parametrize("layer", ["SILVER_VERSION", "GOLD_VERSION"])

@@ -141,6 +141,7 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
         ("date\n-- source: sales\n-- chart: x", "select 1",
          "line 3: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE'"),
         ("category\n-- source: sales\n-- chart: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
+        ("date\n-- source: sales\n-- chart with share: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
         ("date\n-- sources: sales, inventory", "select date '2026-01-01' as date from sales, inventory",
          "it assigns events of 2026-11-01 to 2026-01-01"),
     ],
@@ -238,14 +239,51 @@ def test_a_table_says_how_it_is_charted(two, add):
     assert list(found)[:2] == ["Revenue", "Best"], "by domain, the coarser tables first"
 
 
-def test_a_chart_that_cannot_be_drawn_says_so(two, add):
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("a: nothing, b: N", "line 3: own has no column nothing to chart; it has date, status, n, generated_at"),
+        ("n by nobody or status", "line 3: own has no column nobody to chart; it has date, status, n"),
+        ("a: status", "line 3: this chart cannot be drawn: Binder Error"),
+    ],
+)
+def test_a_chart_that_cannot_be_drawn_says_so_in_the_report_and_in_the_log(two, add, caplog, columns, message):
     add(
-        own="-- grain: date\n-- source: sales\n-- chart: Wrong | a: nothing\n"
-        "select cast(timestamp as date) as date, count(*) as n from sales group by all"
+        own=f"-- grain: date, status\n-- source: sales\n-- chart: Wrong | {columns}\n"
+        "select cast(timestamp as date) as date, status, count(*) as n from sales group by all"
     )
     assert two.run()
-    assert "sql/gold/own.sql: this chart cannot be drawn" in charted(two)["Wrong"]
-    assert "nothing" in charted(two)["Wrong"]
+    assert f"sql/gold/own.sql, {message}" in charted(two)["Wrong"]
+    (warning,) = [record for record in caplog.records if "own.sql" in record.message]
+    assert warning.levelname == "WARNING"
+    assert warning.message.startswith(f"sql/gold/own.sql, {message}")
+
+
+def test_shares_are_for_what_adds_up_and_overlapping_columns_are_not_stacked(two, add):
+    add(
+        own="-- grain: date\n-- source: sales\n"
+        "-- chart: Overlapping | all: n, with two pieces: two\n"
+        "-- chart with shares: Parts | two pieces: two, other: others\n"
+        "select cast(timestamp as date) as date, count(*) as n, count(case when quantity = 2 then 1 end) as two,\n"
+        "count(case when quantity <> 2 then 1 end) as others from sales group by all",
+        best="-- grain: product_id\n-- source: sales\n-- chart: Best | n by product_id\n"
+        "-- chart with shares: Shares | n by product_id\n"
+        "select product_id, count(*) as n from sales group by all",
+    )
+    two.deliver("sales", "sales_20261103_120000.csv", sale("s3", "2026-11-02", quantity=3, total="15.00"))
+    assert two.run()
+    found = charted(two)
+    assert re.findall(r"[\d.]+%(?=</td>)", found["Parts"]) == ["66.7%", "33.3%"]
+    assert re.findall(r"[\d.]+%(?=</td>)", found["Shares"]) == ["100.0%"]
+    assert "%</td>" not in found["Overlapping"] + found["Best"]
+    # 2026-11-02: two of two pieces and one other are 2 high in a stack; 2 and 1 side by side
+    bars = [re.findall(r'x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', found[title])
+            for title in ("Parts", "Overlapping")]  # fmt: skip
+    assert bars[0] == [("0.1", "50.0", "0.8", "50.0"), ("1.1", "50.0", "0.8", "50.0"), ("1.1", "0.0", "0.8", "50.0")]
+    assert bars[1] == [
+        ("0.1", "50.0", "0.4", "50.0"), ("0.5", "50.0", "0.4", "50.0"),
+        ("1.1", "0.0", "0.4", "100.0"), ("1.5", "50.0", "0.4", "50.0"),
+    ]  # fmt: skip
 
 
 def test_changing_a_chart_makes_the_report_anew_and_no_table(two, add):
@@ -286,3 +324,20 @@ def test_a_table_whose_file_is_broken_is_in_the_report(two, add):
     page = (two.root / "datalake/quality/report.html").read_text()
     assert "sql/gold/wrong.sql does not begin with the lines" in page.partition("<h2>Freshness</h2>")[2]
     assert "their files or sources are broken: wrong." in page.partition('<section class="cards">')[0]
+
+
+def test_a_broken_table_is_on_the_cards_of_the_domains_it_reads(two, add):
+    add(
+        wrong="select 1 from inventory_net_position",
+        further="-- grain: date\n-- sources: sales, wrong\nselect 1 from sales, wrong;",
+    )
+    assert not two.run()
+    page = (two.root / "datalake/quality/report.html").read_text()
+    cards = {re.findall("<h2>(.*?)</h2>", card)[0]: card for card in page.split("<article")[1:]}
+    assert 'class="card quiet"' in cards["customer_events"]
+    for domain, names in (("sales", "further"), ("inventory", "further, wrong")):
+        assert 'class="card bad"' in cards[domain]
+        assert f"<li>gold: {names}</li>" in cards[domain]
+        assert "sql/gold/further.sql: its source wrong is neither" in cards[domain]
+    assert "sql/gold/wrong.sql does not begin with the lines" in cards["inventory"]
+    assert "sql/gold/wrong.sql" not in cards["sales"]

@@ -70,7 +70,9 @@ DOMAIN = Domain(
         Correction(
             column="total_amount",
             operands=("quantity", "unit_price"),
-            expression="round(cast(quantity as decimal(15, 0)) * cast(unit_price as decimal(21, 6)), 2)",
+            # By way of text, because a direct cast of a large price loses cents.
+            expression="round(cast(quantity as decimal(15, 0)) "
+            "* cast(cast(unit_price as string) as decimal(21, 6)), 2)",
             tolerance=0.01,
         ),
     ),

@@ -170,6 +170,10 @@ class Rows(Protocol):
 class Engine(Protocol):
     """Paths are the stores' locations of files. Disk errors raise LakeError."""
 
+    @property
+    def name(self) -> str:
+        """Its name and version, because versions compute differently. Cheap."""
+
     def count_records(self, reading: Reading, files: Sequence[CsvFile]) -> dict[int, FileCount]:
         """Count the records of files, by file number.
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import importlib.metadata
 import itertools
 import json
 import operator
@@ -32,6 +34,12 @@ Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
 """Opens a file by its path in the engine."""
 Delivered: TypeAlias = "tuple[CsvFile, int, tuple[str | None, list[str | None]] | None, str | None]"
 """A record: its file and number there, (extra, values) or None if it is malformed, and its raw text if it is."""
+
+
+@functools.cache
+def name_and_version() -> str:
+    """`DuckDB 2.0.0`. Does not import DuckDB, because runs with nothing to do ask too."""
+    return f"DuckDB {importlib.metadata.version('duckdb')}"
 
 
 class Connection:

@@ -26,7 +26,7 @@ from lakejobs.engine import (
     partitions,
     sql,
 )
-from lakejobs.engine.duckdb import Connection, Open
+from lakejobs.engine.duckdb import Connection, Open, name_and_version
 from lakejobs.messages import OnProgress
 from lakejobs.model import Counts
 from lakejobs.quality import importing
@@ -41,6 +41,10 @@ class LocalEngine:
         self._kept: Loaded | None = None
         self._to_close: list[Loaded] = []
         weakref.finalize(self, _close, self._to_close)
+
+    @property
+    def name(self) -> str:
+        return name_and_version()
 
     @contextlib.contextmanager
     def _connect(self, name: str) -> Iterator[Connection]:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 from lakejobs.engine import Reading, types
-from lakejobs.model import Domain
+from lakejobs.model import MOST_DIGITS, Domain
 
 WHOLE = "^[+-]?0*[0-9]{1,15}([.]0*)?$"
 NUMBER = "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
@@ -139,16 +139,20 @@ def _compared(domain: Domain, rows: str) -> str:
     expected, difference = [], []
     for correction in domain.corrections:
         column = correction.column
-        reported_value, expected_value = column, f"{column}_expected"
-        if domain.columns[column] == "number":
-            product = f"cast({correction.expression} as double)"
+        kind = domain.column(column)
+        if kind == "number":
+            # By way of text, because a direct cast of a large amount loses cents.
+            product = f"cast(cast({correction.expression} as string) as double)"
             expected.append(f"case when abs({product}) < {TOO_LARGE} then {product} end as {column}_expected")
+            amounts = [f"cast(cast({name} as string) as decimal(21, 6))" for name in (column, f"{column}_expected")]
+            exact = " - ".join(amounts)
         else:
-            expected.append(f"try_cast({correction.expression} as {domain.columns[column]}) as {column}_expected")
-            # The difference of two large decimals may need one digit more than a decimal has.
-            reported_value, expected_value = f"cast({column} as double)", f"cast({column}_expected as double)"
-        # Rounded, because 0.01 has no exact binary fraction.
-        difference.append(f"round({reported_value} - {expected_value}, 6) as {correction.difference}")
+            expected.append(f"try_cast({correction.expression} as {kind}) as {column}_expected")
+            exact = f"{column} - {column}_expected"
+            if kind.digits == MOST_DIGITS:
+                # The difference may need one digit more than a decimal has.
+                exact = f"round(cast({column} as double) - cast({column}_expected as double), 6)"
+        difference.append(f"cast(cast({exact} as string) as double) as {correction.difference}")
     for layer in (expected, difference):
         if layer:
             rows = f"select *, {', '.join(layer)} from ({rows}) as layer"

@@ -51,9 +51,9 @@ def inputs(run: Run, table: Table) -> Inputs:
     return made_from
 
 
-def identity(table: Table, made_from: Mapping[str, Mapping[str, str]]) -> str:
+def identity(run: Run, table: Table, made_from: Mapping[str, Mapping[str, str]]) -> str:
     """The identity of a snapshot built from these inputs."""
-    return digest([GOLD_VERSION, table.hash, made_from])
+    return digest([GOLD_VERSION, run.engine.name, table.hash, made_from])
 
 
 def is_fresh(run: Run, table: Table) -> bool:
@@ -62,4 +62,4 @@ def is_fresh(run: Run, table: Table) -> bool:
         return False
     found = snapshots(run, table)
     known = footer(run, table, found[-1]) if found else None
-    return known is not None and known.identity == identity(table, inputs(run, table))
+    return known is not None and known.identity == identity(run, table, inputs(run, table))

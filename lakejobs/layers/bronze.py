@@ -60,9 +60,13 @@ def land(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progre
     if troubles:
         raise LakeError("; ".join(troubles))
     total = sum(entry.records for manifest in manifests.values() for entry in manifest.files)
-    return f"{counted(len(inspected), 'file')} landed, {counted(total, 'record')} in all" + (
-        f"; {few(warnings, 3)}" if warnings else ""
+    again = sum(
+        entry.records for (date, name), entry in counted_now.items() if state.bronze_path(date, name) not in inspected
     )
+    said = [f"{counted(len(inspected), 'file')} landed"] if inspected or not again else []
+    said += [f"{counted(again, 'record')} counted again"] if again else []
+    said += [f"{counted(total, 'record')} in all"] if total > again or not again else []
+    return ", ".join(said) + (f"; {few(warnings, 3)}" if warnings else "")
 
 
 def _land_staged(

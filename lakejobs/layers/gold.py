@@ -1,8 +1,8 @@
 """Gold: one table per SQL file, published as snapshots.
 
 A table with the date in its grain computes only the days whose sources changed, and carries the other rows over from
-its last snapshot. A snapshot's footer holds the identities of its inputs and the hash of its SQL, so the next run knows
-what is stale.
+its last snapshot. A snapshot's footer holds the identities of its inputs, the hash of its SQL and the engine that
+computed it, so the next run knows what is stale.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
     """Publish a new snapshot, and keep `keep` older ones. Returns a summary."""
     before, known = newest_snapshot(run, table)
     made_from = inputs(run, table)
-    is_same = known is not None and (known.version, known.sql) == (GOLD_VERSION, table.hash)
+    made_by = (GOLD_VERSION, table.hash, engine.name)
+    is_same = known is not None and (known.version, known.sql, known.engine) == made_by
     if not is_same:
         check_sources(table)
     old: Inputs = {}
@@ -41,9 +42,10 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
     found = snapshots(run, table)
     name = snapshot_name(table.name, found[-1].name if found else None, now)
     content: dict[str, Any] = {
-        "identity": identity(table, made_from),
+        "identity": identity(run, table, made_from),
         "version": GOLD_VERSION,
         "sql": table.hash,
+        "engine": engine.name,
         "inputs": made_from,
         "generated_at": now.isoformat(),
     }
@@ -66,6 +68,8 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
         said += "; rebuilt because an earlier version of lakejobs made it"
     elif known and known.sql != table.hash:
         said += "; rebuilt because its SQL changed"
+    elif known and known.engine != engine.name:
+        said += f"; rebuilt by another engine: {known.engine} → {engine.name}"
     return said
 
 

@@ -14,7 +14,10 @@ MOST_COLOURS = 5
 
 
 def ranked(groups: Sequence[tuple[str, float]], whole: float | None) -> list[dict[str, Any]]:
-    """Groups as horizontal bars: start and length of each in percent of the width, with a common zero."""
+    """Groups as horizontal bars: start and length of each in percent of the width, with a common zero.
+
+    `whole`: what the groups are parts of; None if they are not.
+    """
     low = min([0.0, *(value for _, value in groups)])
     high = max([0.0, *(value for _, value in groups)])
     width = high - low or 1.0
@@ -60,6 +63,8 @@ def timelines(
     last: dt.date,
     names: Sequence[str],
     sums: Callable[[str, dt.date], Mapping[dt.date, Mapping[str, float]]],
+    *,
+    stacked: bool = True,
 ) -> list[dict[str, Any]]:
     """A chart of the last days and, if the history is longer, another one of the whole history.
 
@@ -67,13 +72,12 @@ def timelines(
     """
     since = max(first, last - dt.timedelta(days=MOST_BARS - 1))
     days = periods(since, last, "day")
-    charts = [
-        timeline(f"by day, {since} to {last}" if since < last else str(last), days, "day", names, sums("day", since))
-    ]
+    caption = f"by day, {since} to {last}" if since < last else str(last)
+    charts = [timeline(caption, days, "day", names, sums("day", since), stacked=stacked)]
     if since > first:
         unit = next((unit for unit in UNITS if len(periods(first, last, unit)) <= MOST_BARS), UNITS[-1])
         whole = periods(first, last, unit)
-        charts.append(timeline(f"by {unit}, since {first}", whole, unit, names, sums(unit, whole[0])))
+        charts.append(timeline(f"by {unit}, since {first}", whole, unit, names, sums(unit, whole[0]), stacked=stacked))
     return charts
 
 
@@ -83,31 +87,39 @@ def timeline(
     unit: str,
     names: Sequence[str],
     values: Mapping[dt.date, Mapping[str, float]],
+    *,
+    stacked: bool,
 ) -> dict[str, Any]:
-    """Stacked bars over time, negative values downwards. Heights in percent from the top, one unit of width per bar."""
+    """Bars over time, stacked or side by side, negative values downwards.
+
+    Heights in percent from the top, one unit of width per period.
+    """
     columns = [[values.get(start, {}).get(name, 0.0) for name in names] for start in starts]
+    piled = sum if stacked else lambda values: max(values, key=abs, default=0.0)
     low, high, step = scale(
-        min([0.0, *(sum(v for v in column if v < 0) for column in columns)]),
-        max([0.0, *(sum(v for v in column if v > 0) for column in columns)]),
+        min([0.0, *(piled(v for v in column if v < 0) for column in columns)]),
+        max([0.0, *(piled(v for v in column if v > 0) for column in columns)]),
         whole=all(value == int(value) for column in columns for value in column),
     )
 
     def height(value: float) -> float:
         return round(100 * (high - value) / (high - low), 2)
 
+    width = 0.8 if stacked else round(0.8 / max(1, len(names)), 3)
     bars: list[dict[str, Any]] = []
     for start, column in zip(starts, columns, strict=True):
         up = down = 0.0
         parts = []
         for place, value in enumerate(column):
+            left = round(len(bars) + 0.1 + (0 if stacked else place * width), 3)
             if value > 0:
-                parts.append((place, height(up + value), round(height(up) - height(up + value), 2)))
-                up += value
+                parts.append((place, left, height(up + value), round(height(up) - height(up + value), 2)))
+                up += value if stacked else 0
             elif value < 0:
-                parts.append((place, height(down), round(height(down + value) - height(down), 2)))
-                down += value
+                parts.append((place, left, height(down), round(height(down + value) - height(down), 2)))
+                down += value if stacked else 0
         said = [(name, value) for name, value in zip(names, column, strict=True) if value]
-        bars.append({"at": round(len(bars) + 0.1, 1), "label": named(start, unit), "parts": parts, "said": said})
+        bars.append({"label": named(start, unit), "parts": parts, "said": said})
     every = max(1, math.ceil(len(starts) / 6))
     ticks = [low + step * number for number in range(round((high - low) / step) + 1)]
     labelled = range(0, len(starts), every)
@@ -115,6 +127,7 @@ def timeline(
         "caption": caption,
         "names": names,
         "bars": bars,
+        "width": width,
         "ticks": [(height(value), compact(value)) for value in ticks],
         "labels": [(round(100 * (place + 0.5) / len(starts), 2), named(starts[place], unit)) for place in labelled],
     }

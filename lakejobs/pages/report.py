@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lakejobs.engine import QueryError, Rows
-from lakejobs.engine.sql import text
+from lakejobs.engine.sql import relations_read, text
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
 from lakejobs.freshness.state import DomainState
-from lakejobs.messages import LakeError, counted, few
+from lakejobs.messages import LakeError, counted, few, log
 from lakejobs.model import GoldFooter, Landing, digest
 from lakejobs.pages import docs
 from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
 from lakejobs.project import broken_domains, domains
 from lakejobs.quality import suite
 from lakejobs.storage import documents
-from lakejobs.tables import Chart, Table, broken_tables, domains_of, tables
+from lakejobs.tables import Chart, Table, broken_sql, broken_tables, domains_of, tables
 
 MOST_GROUPS = 12
 NOT_GIVEN = "(not given)"
@@ -83,9 +83,19 @@ def due(run: Run, state: DomainState | LakeError) -> list[str]:
         undone.append(f"bronze: {counted(len(landings), 'landing date')} ({few(landings, 3)})")
     if dates := state.stale_dates():
         undone.append(f"silver: {counted(len(dates), 'event date')} ({few(dates, 3)})")
-    if names := [table.name for table in tables_of({state.domain: state}) if not is_fresh(run, table)]:
+    stale = [table.name for table in tables_of({state.domain: state}) if not is_fresh(run, table)]
+    if names := [*stale, *broken_readers(state.domain)]:
         undone.append(f"gold: {few(names)}")
     return undone
+
+
+def broken_readers(domain: str) -> dict[str, str]:
+    """The broken tables whose SQL reads a domain, directly or through other tables, and what is wrong with them."""
+    reads = {name: relations_read(sql) or set() for name, sql in broken_sql().items()}
+    reading = {domain} | {name for name, table in tables().items() if domain in domains_of(table)}
+    while found := {name for name in reads if name not in reading and reads[name] & reading}:
+        reading |= found
+    return {name: broken_tables()[name] for name in sorted(reads.keys() & reading)}
 
 
 def tables_of(states: Mapping[str, DomainState | LakeError]) -> list[Table]:
@@ -167,7 +177,7 @@ def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[
     """What the page shows about a domain: its state, its rows by layer and by day, and its problem files."""
     undone = due(run, state)
     page = docs.newest_page(run.lake, domain)
-    facts: dict[str, Any] = {"name": domain, "due": undone, "reason": _reason(domain) if undone else None, "page": page}
+    facts: dict[str, Any] = {"name": domain, "due": undone, "reasons": _reasons(domain) if undone else [], "page": page}
     if isinstance(state, LakeError):
         return {**facts, "is_empty": True, "charts": [], "days": [], "rejected": [], "notes": [], "warnings": []}
     fates = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")
@@ -249,15 +259,16 @@ def _by_period(
     return {date: dict(values) for date, values in sums.items()}
 
 
-def _reason(domain: str) -> str | None:
-    """Why a domain is stale, if its rules are the cause; the run's log has all other reasons."""
+def _reasons(domain: str) -> list[str]:
+    """Why a domain is stale, if its rules or the files of its tables are; the run's log has all other reasons."""
     if domain not in domains():
-        return None
+        return []
+    reasons = list(broken_readers(domain).values())
     try:
         suite.load_suite(domains()[domain])
     except LakeError as error:
-        return str(error)
-    return None
+        reasons.insert(0, str(error))
+    return reasons
 
 
 def _files(state: DomainState, what: Callable[[Landing], Mapping[str, str | Sequence[str]]]) -> list[tuple[str, str]]:
@@ -326,12 +337,19 @@ def _place(table: Table) -> tuple[int, int, str]:
 def draw(table: Table, chart: Chart, rows: Rows, *, is_fresh: bool) -> dict[str, Any] | None:
     """A chart for the template; None if it cannot be drawn because the table is stale."""
     head = {"title": chart.title, "note": chart.note}
-    try:
-        return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
-    except QueryError as error:
-        if not is_fresh:
-            return None
-        return head | {"trouble": f"{table.path}: this chart cannot be drawn: {' '.join(str(error).split())}"}
+    there = [str(name) for name, *_ in rows.rows(f"describe {table.name}")]
+    unknown = [column for column in chart.columns if column not in map(str.lower, there)]
+    trouble = f"{table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
+    if not unknown:
+        try:
+            return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
+        except QueryError as error:
+            trouble = f"this chart cannot be drawn: {' '.join(str(error).split())}"
+    if not is_fresh:
+        return None
+    trouble = f"{table.path}, line {chart.line}: {trouble}"
+    log.warning("%s", trouble)
+    return head | {"trouble": trouble}
 
 
 def _named(chart: Chart) -> str:
@@ -370,10 +388,11 @@ def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
         return found
 
     return {
-        "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups)),
+        "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups) if chart.has_shares else None),
         "left_out": len(groups) - MOST_GROUPS,
-        "total": sum(total for _, total in groups),
-        "charts": timelines(first, last, names, sums),
+        "total": sum(total for _, total in groups) if chart.has_shares else None,
+        # Many groups side by side would be too thin.
+        "charts": timelines(first, last, names, sums, stacked=chart.has_shares or bool(chart.by)),
     }
 
 
@@ -382,9 +401,12 @@ def _ranking(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
     (_, column), *_ = chart.series
     name = _named(chart) if chart.by else text(column)
     query = f"select {name}, cast({column} as double) from {table} where {column} is not null"
-    ((count, below),) = rows.rows(f"select count(*), count(case when {column} < 0 then 1 end) from {table}")
+    ((count, below, whole),) = rows.rows(
+        f"select count(*), count(case when {column} < 0 then 1 end), cast(sum(abs({column})) as double) from {table}"
+    )
     half = MOST_GROUPS // 2
     highest = rows.rows(f"{query} order by {column} desc, 1 limit {half}")
+    whole = whole if chart.has_shares and not below else None
     left = max(0, min(half, count - len(highest)))
     lowest = rows.rows(f"{query} order by {column}, 1 desc limit {left}")
-    return {"count": count, "below": below, "groups": ranked(highest + lowest[::-1], None), "charts": []}
+    return {"count": count, "below": below, "groups": ranked(highest + lowest[::-1], whole), "charts": []}

@@ -1,7 +1,7 @@
 -- grain: date, event_type
 -- source: customer_events
 -- One row per UTC day and event type.
--- chart: Events by type | event_count by event_type
+-- chart with shares: Events by type | event_count by event_type
 select
     cast(timestamp as date) as date,
     event_type,

@@ -4,18 +4,36 @@
 -- total_revenue counts every valid sale; refunded_amount is the part whose status is refunded or cancelled, and
 -- net_revenue the rest. Amounts keep their reported sign: if a source books returns as negative lines, total_revenue is
 -- already reduced by them.
--- chart: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the source's currency.
+-- chart with shares: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the source's currency.
+with amounts as (
+    -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
+    select
+        cast(timestamp as date) as date,
+        customer_id,
+        cast(cast(total_amount as string) as decimal(21, 6)) as amount,
+        status in ('refunded', 'cancelled') as is_refunded
+    from sales
+),
+sums as (
+    select
+        date,
+        sum(amount) as revenue,
+        count(*) as orders,
+        count(distinct customer_id) as customers,
+        sum(case when is_refunded then amount else 0 end) as refunded
+    from amounts
+    group by date
+)
 select
-    cast(timestamp as date) as date,
-    cast(round(sum(cast(total_amount as decimal(21, 6))), 2) as double) as total_revenue,
-    count(*) as order_count,
-    round(cast(sum(cast(total_amount as decimal(21, 6))) as double) / count(*), 2) as avg_order_value,
-    count(distinct customer_id) as unique_customers,
-    cast(round(sum(
-        case when status in ('refunded', 'cancelled') then cast(total_amount as decimal(21, 6)) else 0 end
-    ), 2) as double) as refunded_amount,
-    cast(round(sum(
-        case when status in ('refunded', 'cancelled') then 0 else cast(total_amount as decimal(21, 6)) end
-    ), 2) as double) as net_revenue
-from sales
-group by cast(timestamp as date)
+    date,
+    cast(cast(round(revenue, 2) as string) as double) as total_revenue,
+    orders as order_count,
+    -- An exact average: the whole part and the remainder are divided separately, because / returns a double.
+    cast(cast(round(
+        cast((revenue - revenue % orders) / orders as decimal(21, 0))
+        + cast(cast(revenue % orders as double) / orders as decimal(18, 15)), 2
+    ) as string) as double) as avg_order_value,
+    customers as unique_customers,
+    cast(cast(round(refunded, 2) as string) as double) as refunded_amount,
+    cast(cast(round(revenue - refunded, 2) as string) as double) as net_revenue
+from sums

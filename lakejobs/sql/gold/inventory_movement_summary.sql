@@ -2,15 +2,23 @@
 -- source: inventory
 -- One row per UTC day, product, warehouse and movement type. Quantities are in pieces; total_cost is the sum of
 -- quantity × unit_cost, in the currency of the source. If a product has several names, the last in sort order is shown.
--- chart: Stock moved | total_quantity by movement_type | Pieces, as booked.
+-- chart with shares: Stock moved | total_quantity by movement_type | Pieces, as booked.
+with movements as (
+    -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
+    select
+        *,
+        cast(timestamp as date) as date,
+        cast(quantity as decimal(15, 0)) * cast(cast(unit_cost as string) as decimal(19, 4)) as cost
+    from inventory
+)
 select
-    cast(timestamp as date) as date,
+    date,
     product_id,
     warehouse_id,
     movement_type,
     max(product_name) as product_name,
     cast(sum(quantity) as bigint) as total_quantity,
-    cast(round(sum(cast(quantity as decimal(15, 0)) * cast(unit_cost as decimal(19, 4))), 2) as double) as total_cost,
+    cast(cast(round(sum(cost), 2) as string) as double) as total_cost,
     count(*) as movement_count
-from inventory
-group by cast(timestamp as date), product_id, warehouse_id, movement_type
+from movements
+group by date, product_id, warehouse_id, movement_type

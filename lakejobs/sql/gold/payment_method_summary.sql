@@ -1,11 +1,19 @@
 -- grain: date, payment_method
 -- source: sales
 -- One row per UTC day and payment method. Sales without one form their own group (NULL).
--- chart: Revenue by payment method | payment_revenue by payment_method
+-- chart with shares: Revenue by payment method | payment_revenue by payment_method
+with amounts as (
+    -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
+    select
+        cast(timestamp as date) as date,
+        payment_method,
+        cast(cast(total_amount as string) as decimal(21, 6)) as amount
+    from sales
+)
 select
-    cast(timestamp as date) as date,
+    date,
     payment_method,
-    cast(round(sum(cast(total_amount as decimal(21, 6))), 2) as double) as payment_revenue,
+    cast(cast(round(sum(amount), 2) as string) as double) as payment_revenue,
     count(*) as payment_count
-from sales
-group by cast(timestamp as date), payment_method
+from amounts
+group by date, payment_method

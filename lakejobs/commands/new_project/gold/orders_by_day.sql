@@ -11,7 +11,8 @@
 --
 -- A table may read several sources: `-- sources: orders, returns, products (all days)`. Each day then sees that day's
 -- rows of every source, but every row of a source marked `(all days)`. A line `-- chart:` charts the table in the
--- report: a title, named columns and a note; or `revenue by product` in place of the named columns.
+-- report: a title, named columns and a note; or `revenue by product` in place of the named columns. `-- chart with
+-- shares:` is for values that are parts of a whole, such as the revenue of each product.
 select
     cast(ordered_at as date) as date,
     count(distinct order_id) as orders,

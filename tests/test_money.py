@@ -1,0 +1,101 @@
+"""Money is exact: every amount in silver and gold is the double nearest to the exact result, rounded half up.
+
+Checked against fractions, from the smallest amounts to the largest that a number may be.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from fractions import Fraction
+
+import pytest
+from conftest import LakeUnderTest, sale
+
+DRAWN = 3_000
+TIES = [(1, "1.005"), (1, "-1.005"), (1, "2.675"), (3, "0.335"), (1, "0.285"), (1, "1.115"), (1, "0.000001")]
+LARGE = [(1, "17500000000.1"), (2, "52076209271314.585"), (1, "999999999999999.8"), (-1, "123456789012345.13")]
+
+
+def exact(value: float, places: int = 6) -> Fraction:
+    """The amount that a double stands for: the shortest decimal that it is printed as."""
+    return rounded(Fraction(repr(value)), places)
+
+
+def rounded(value: Fraction, places: int) -> Fraction:
+    """Rounded half away from zero."""
+    units = abs(value) * 10**places
+    whole = units.numerator // units.denominator
+    return Fraction((whole + (units - whole >= Fraction(1, 2))) * (1 if value > 0 else -1), 10**places)
+
+
+def nearest(value: Fraction) -> float:
+    return value.numerator / value.denominator  # Python rounds the quotient of whole numbers correctly.
+
+
+def drawn(draw: random.Random) -> tuple[int, str]:
+    """A quantity and a price."""
+    size = 10 ** draw.uniform(-2, 14)
+    places = draw.choice([0, 1, 2, 2, 3, 6])
+    return draw.choice([1, 1, 2, 3, -1]), f"{draw.uniform(0, size):.{places}f}"
+
+
+@pytest.fixture
+def lines() -> list[tuple[int, str]]:
+    draw = random.Random(20261101)
+    return [*TIES, *LARGE, *(drawn(draw) for _ in range(DRAWN))]
+
+
+def test_amounts_of_sales(lake: LakeUnderTest, lines: list[tuple[int, str]]):
+    draw = random.Random(20261102)
+    days, categories, prices = defaultdict(list), defaultdict(list), defaultdict(list)
+    delivered, totals = [], {}
+    for number, (quantity, price) in enumerate(lines):
+        total = rounded(quantity * exact(float(price)), 2)
+        # One cent more is tolerated, two are not.
+        reported = nearest(total + draw.choice([Fraction(0), Fraction(1, 100), Fraction(2, 100)]))
+        kept = reported if abs(exact(reported) - exact(nearest(total))) <= Fraction(1, 100) else nearest(total)
+        day, category = f"2026-10-{draw.randint(1, 28):02d}", f"c{draw.randint(0, 2000)}"
+        totals[f"s{number}"] = kept
+        days[day].append(exact(kept))
+        categories[day, category].append(exact(kept))
+        prices[day, category].append(exact(float(price)))
+        delivered.append(sale(f"s{number}", day, quantity, price, repr(reported), category))
+    lake.deliver("sales", "sales_20261101_120000.csv", *delivered)
+    assert lake.run()
+    rows = lake.silver()
+    assert dict(zip(rows["sale_id"], rows["total_amount"], strict=True)) == totals
+    daily, by_category = lake.gold("daily_sales_summary"), lake.gold("category_sales_summary")
+    assert by_day(daily, "total_revenue") == {day: amount(some) for day, some in days.items()}
+    assert by_day(daily, "net_revenue") == by_day(daily, "total_revenue")
+    assert by_day(daily, "avg_order_value") == {day: amount(some, len(some)) for day, some in days.items()}
+    assert by_day(daily, "total_revenue") == by_day(lake.gold("payment_method_summary"), "payment_revenue")
+    keys = [*zip(by_category["date"].astype(str), by_category["category"], strict=True)]
+    for column, expected in (
+        ("category_revenue", {key: amount(some) for key, some in categories.items()}),
+        ("avg_unit_price", {key: amount(some, len(some)) for key, some in prices.items()}),
+    ):
+        assert dict(zip(keys, by_category[column], strict=True)) == expected
+
+
+def test_costs_of_movements(lake: LakeUnderTest, lines: list[tuple[int, str]]):
+    draw = random.Random(20261103)
+    costs, delivered = defaultdict(list), []
+    for number, (quantity, cost) in enumerate(lines):
+        product = f"P{draw.randint(0, 2000)}"
+        costs[product].append(abs(quantity) * exact(float(cost), 4))
+        delivered.append(f"m{number},2026-10-01,{product},Lamp,W1,inbound,{abs(quantity)},{cost},S1")
+    lake.deliver("inventory", "inventory_20261101_120000.csv", *delivered)
+    assert lake.run()
+    made = lake.gold("inventory_movement_summary")
+    found = dict(zip(made["product_id"], made["total_cost"], strict=True))
+    assert found == {product: amount(some) for product, some in costs.items()}
+
+
+def by_day(rows, column: str) -> dict[str, float]:
+    return dict(zip(rows["date"].astype(str), rows[column], strict=True))
+
+
+def amount(some: list[Fraction], count: int = 1) -> float:
+    """A sum or an average as gold publishes it."""
+    return nearest(rounded(sum(some, Fraction(0)) / count, 2))
