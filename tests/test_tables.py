@@ -338,6 +338,6 @@ def test_a_broken_table_is_on_the_cards_of_the_domains_it_reads(two, add):
     for domain, names in (("sales", "further"), ("inventory", "further, wrong")):
         assert 'class="card bad"' in cards[domain]
         assert f"<li>gold: {names}</li>" in cards[domain]
-        assert "sql/gold/further.sql: its source wrong is neither" in cards[domain]
+        assert "sql/gold/further.sql: its source wrong is broken" in cards[domain]
     assert "sql/gold/wrong.sql does not begin with the lines" in cards["inventory"]
     assert "sql/gold/wrong.sql" not in cards["sales"]
