@@ -218,13 +218,13 @@ def test_a_domain_that_cannot_be_read_is_named(lake):
     assert "Up to date" in card(lake, "sales")
 
 
-def test_a_staging_directory_that_is_gone_is_on_every_card(lake):
+def test_a_staging_directory_that_does_not_exist_is_on_every_card(lake, set_lake):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     assert lake.run()
-    (lake.root / "local_output").rename(lake.root / "gone")
+    set_lake(staging="elsewhere")
     assert not lake.run()
     for domain in ("sales", "inventory"):
-        assert "the staging directory local_output does not exist" in card(lake, domain)
+        assert "the staging directory elsewhere does not exist" in card(lake, domain)
 
 
 def test_what_is_delivered_is_shown_as_text(lake):
