@@ -133,6 +133,27 @@ def test_a_merged_partition_is_the_same_as_one_from_bronze(tmp_path, monkeypatch
     assert any(merged)
 
 
+@pytest.mark.parametrize("customers", [("ann", "bob", "cid", "cid"), ("ann", "cid", "cid", "bob")])
+def test_examples_of_stored_rows_are_those_rows(lake, customers):
+    """A merge puts a partition's rows into other places; examples of rules that see all rows are looked up there."""
+    add_rules(
+        lake,
+        [{"type": f"{COLUMN}be_unique", "kwargs": {"column": "customer_id"}, "severity": "warning",
+          "meta": {"code": "TWICE"}}],
+    )  # fmt: skip
+    rows = [sale(f"s{number}").replace("C1", name) for number, name in enumerate(customers)]
+    lake.deliver("sales", "sales_20261101_100000.csv", *rows)
+    assert lake.run()
+    lake.deliver("sales", "sales_20261101_110000.csv", sale("s0", quantity=1).replace("C1", "eve"))
+    assert lake.run()
+    newest = max((lake.root / "datalake/quality/validations/sales").glob("sales_*.json"))
+    rules = json.loads(newest.read_text())["meta"]["lakejobs"]["rules"]
+    (examples,) = [rule["examples"] for rule in rules if rule["code"] == "TWICE"]
+    assert [(row["key"], row["values"]["customer_id"]) for row in examples] == [
+        (f"s{number}", "cid") for number, name in enumerate(customers) if name == "cid"
+    ]
+
+
 def test_a_page_says_what_is_new_and_what_the_partition_holds(lake, caplog):
     lake.deliver("sales", "sales_20261101_100000.csv", sale("s1"), sale("s2", quantity=""), sale("s3", quantity=""))
     assert lake.run()

@@ -123,6 +123,8 @@ class SilverResult(Protocol):
     def examples(self) -> dict[int | str, list[dict[str, Any]]]:
         """A few failing rows of each rule, by the rule's position, or by code for those marked while reading.
 
+        Call it while the job's stored partitions are still in place.
+
         Each has `key`, `values` (of the rule's columns, as delivered) and `source_file`.
         """
 

@@ -92,9 +92,10 @@ def build(
         )
         with engine.silver(job, on_progress) as result:
             withheld = result.validation.withheld()
+            # Before publishing, because it reads the files that publishing replaces.
+            examples = result.examples()
             published = [date for date in wanted if date not in withheld]
             publish(state, published, result, found, merged, on_progress)
-            examples = result.examples()
             built = Built(removed, result.validation, result.counts, withheld, examples, job.new_records)
     for date in removed:
         state.lake.store.remove(state.lake.silver(state.domain, date))

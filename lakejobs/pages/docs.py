@@ -53,7 +53,7 @@ def keep(
     """
     domain = validation.suite.domain
     now = dt.datetime.now(dt.UTC)
-    dates = sorted(counts)
+    dates, rows = sorted(counts), sum(count.rows for count in counts.values())
     summary = {
         "domain": domain,
         "dates": [date.isoformat() for date in dates],
@@ -62,7 +62,9 @@ def keep(
         "withheld": {date.isoformat(): list(reasons) for date, reasons in withheld.items()},
         "new_records": new_records,
         "totals": {name: sum(getattr(count, name) for count in counts.values()) for name in TOTALS},
-        "rules": [_summary(rule, validation, list(examples.get(rule.position, ()))) for rule in validation.suite.rules],
+        "rules": [
+            _summary(rule, validation, rows, list(examples.get(rule.position, ()))) for rule in validation.suite.rules
+        ],
         "reading": reading_codes(counts, examples),
     }
     run_id = {"run_name": f"{domain} {summary['span']}", "run_time": now.isoformat()}
@@ -91,7 +93,7 @@ def sweep(lake: Lake, domain: str) -> None:
         lake.store.sweep(lake.data_docs)
 
 
-def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _summary(rule: Rule, validation: Validation, rows: int, examples: list[Mapping[str, Any]]) -> dict[str, Any]:
     outcome = validation.outcomes[rule.position]
     notes = rule.content.get("notes") or ""
     return {
@@ -101,7 +103,7 @@ def _summary(rule: Rule, validation: Validation, examples: list[Mapping[str, Any
         "row_level": outcome.row_level,
         "unexpected": outcome.unexpected,
         "new_unexpected": outcome.new_unexpected,
-        "share": outcome.unexpected / outcome.elements if outcome.elements else 0.0,
+        "share": outcome.unexpected / rows if rows else 0.0,
         "observed": outcome.observed if not outcome.row_level else None,
         "notes": notes if isinstance(notes, str) else " ".join(notes),
         "examples": examples,
