@@ -20,7 +20,6 @@ from the data when they are missing or damaged.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import re
 from collections.abc import Mapping
@@ -123,8 +122,11 @@ def by_date(found: Mapping[str, Kind]) -> dict[dt.date, Kind]:
     dated = {}
     for directory in sorted(found):
         if place := PARTITION.fullmatch(directory):
-            with contextlib.suppress(ValueError):
-                dated[dt.date(int(place[1]), int(place[2]), int(place[3]))] = found[directory]
+            try:
+                date = dt.date(int(place[1]), int(place[2]), int(place[3]))
+            except ValueError:
+                continue
+            dated[date] = found[directory]
     return dated
 
 

@@ -52,7 +52,7 @@ class LocalStore:
 
     def listings(self, directory: str, depth: int, wanted: Callable[[str], bool]) -> dict[str, Listing]:
         found: dict[str, Listing] = {}
-        for path, below in self._below(self.location(directory), "", depth):
+        for path, below in self._below(directory, depth):
             # Every run comes here for every file, so this does nothing per file that can wait.
             rows = []
             for entry in _entries(path):
@@ -69,7 +69,7 @@ class LocalStore:
 
     def named(self, directory: str, depth: int, name: str) -> dict[str, File]:
         found = {}
-        for path, below in self._below(self.location(directory), "", depth):
+        for path, below in self._below(directory, depth):
             try:
                 known = os.stat(f"{path}/{name}", follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
@@ -81,15 +81,17 @@ class LocalStore:
                 found[below] = _file(name, known)
         return found
 
-    def _below(self, directory: str, below: str, depth: int) -> Iterator[tuple[str, str]]:
+    def _below(self, directory: str, depth: int) -> list[tuple[str, str]]:
         """The directories `depth` levels below one: their paths on disk, and relative to that one."""
-        if not depth:
-            yield directory, below
-            return
-        for entry in _entries(directory):
-            if entry.is_dir():
-                name = f"{below}/{entry.name}" if below else entry.name
-                yield from self._below(entry.path, name, depth - 1)
+        found = [(self.location(directory), "")]
+        for _ in range(depth):
+            found = [
+                (entry.path, f"{below}/{entry.name}" if below else entry.name)
+                for path, below in found
+                for entry in _entries(path)
+                if entry.is_dir()
+            ]
+        return found
 
     def others(self, directory: str) -> list[str]:
         with (
