@@ -250,9 +250,10 @@ def test_strange_file_names(lake, name):
     assert deliveries.original_name(lake.silver()["source_file"].iloc[0]) == name
 
 
-def test_odd_and_plain_files_that_share_statements_keep_their_records_in_order(lake, monkeypatch):
+@pytest.mark.parametrize("limit", ["CAREFUL_CHUNK", "CAREFUL_TEXT"])
+def test_odd_and_plain_files_that_share_statements_keep_their_records_in_order(lake, monkeypatch, limit):
     monkeypatch.setattr(engine, "FILES_AT_ONCE", 2)
-    monkeypatch.setattr(engine, "CAREFUL_CHUNK", 3)
+    monkeypatch.setattr(engine, limit, 3)
     expected = []
     for number in range(6):
         lines = [sale(f"s{number}-1"), "malformed", sale(f"s{number}-2")]

@@ -29,7 +29,9 @@ PLAIN_PATH = re.compile(r"[^*?\[\]]+")
 FILES_AT_ONCE = 2_000
 """Files that one statement reads: DuckDB holds more than 60 kB of memory for each of them until it ends."""
 CAREFUL_CHUNK = 50_000
-"""Records that the fallback reader passes on at once."""
+CAREFUL_TEXT = 32 << 20
+"""The most records, and the characters of text after which no more are added, that the fallback reader passes on at
+once."""
 Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
 """Opens a file by its path in the engine."""
 Delivered: TypeAlias = "tuple[CsvFile, int, tuple[str | None, list[str | None]] | None, str | None]"
@@ -182,7 +184,7 @@ class Connection:
                 in_order &= not self._load_plain(f"{table}_", some, columns, query, places)
         # Planning the query takes longer than reading a small file, so many of these share an insert.
         found = itertools.chain.from_iterable(_read_carefully(file, columns, self._open) for file in careful)
-        while chunk := list(itertools.islice(found, CAREFUL_CHUNK)):
+        for chunk in _in_chunks(found):
             self._insert(f"{table}_", chunk, columns, query)
         loaded = [file.number for group in (*plain.values(), careful) for file in group]
         self.set_list("first_", places.first)
@@ -259,8 +261,8 @@ class Connection:
             ),
             lines,
         )
-        for begin in range(0, len(lines), CAREFUL_CHUNK):
-            self._insert(table, lines[begin : begin + CAREFUL_CHUNK], columns, query)
+        for chunk in _in_chunks(lines):
+            self._insert(table, chunk, columns, query)
         return len(lines)
 
     def _insert(self, table: str, rows: list[Delivered], columns: Sequence[str], query: str) -> None:
@@ -358,6 +360,22 @@ def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iter
                 records.json_member(name, fields[index]) for name, index in others.items() if fields[index].strip(" \t")
             )
             yield file, number, (extra or None, values), None
+
+
+def _in_chunks(rows: Iterable[Delivered]) -> Iterator[list[Delivered]]:
+    """Records of any number of files, as many at once as memory allows."""
+    chunk: list[Delivered] = []
+    size = 0
+    for row in rows:
+        _, _, content, raw = row
+        extra, values = content or (raw, [])
+        chunk.append(row)
+        size += len(extra or "") + sum(len(value) for value in values if value)
+        if len(chunk) >= CAREFUL_CHUNK or size >= CAREFUL_TEXT:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _delivered(rows: list[Delivered], columns: Sequence[str]) -> pa.Table:
