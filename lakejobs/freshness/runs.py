@@ -47,13 +47,12 @@ class Run:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Collect no garbage meanwhile, nor later among what is there then: a state has many objects, all of which stay."""
+    """Collect no garbage meanwhile: a state has many objects, all of which stay, and each collection looks at them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
             gc.enable()
 
