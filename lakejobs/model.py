@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -266,8 +266,7 @@ class Manifest:
         return cls(content["scan"], staged, tuple(ManifestEntry(**file) for file in files))
 
 
-@dataclass(frozen=True)
-class Landing:
+class Landing(NamedTuple):
     """A summary of a bronze partition."""
 
     seen: str
@@ -376,6 +375,9 @@ class GoldFooter:
 # ------------------------------------------------------------------------------------------------ identities
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def digest(content: Any) -> str:
     """A short hash of JSON content: equal content, equal hash."""
-    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:32]
+    return hashlib.sha256(_encode(content).encode()).hexdigest()[:32]

@@ -15,6 +15,7 @@ import pytest
 from conftest import DOMAINS, HEADERS, known_tables, read_json, sale, set_tables
 
 from lakejobs import Gold
+from lakejobs.engine import duckdb as engine
 from lakejobs.freshness.made_by import reading_of
 from lakejobs.messages import LakeError
 from lakejobs.storage import deliveries
@@ -247,6 +248,29 @@ def test_strange_file_names(lake, name):
     assert ids(lake) == ["s1"]
     assert malformed(lake) == ["malformed"]
     assert deliveries.original_name(lake.silver()["source_file"].iloc[0]) == name
+
+
+@pytest.mark.parametrize("limit", ["CAREFUL_CHUNK", "CAREFUL_TEXT"])
+def test_odd_and_plain_files_that_share_statements_keep_their_records_in_order(lake, monkeypatch, limit):
+    monkeypatch.setattr(engine, "FILES_AT_ONCE", 2)
+    monkeypatch.setattr(engine, limit, 3)
+    expected = []
+    for number in range(6):
+        lines = [sale(f"s{number}-1"), "malformed", sale(f"s{number}-2")]
+        if number % 2:
+            lines.insert(0, sale(f"s{number}-0", category='"two\nlines"'))
+        name = f"sales_20261101_12000{number}.csv"
+        lake.deliver("sales", name, *lines)
+        expected += [(name, record + 1) for record in range(len(lines))]
+    assert lake.run()
+    (path,) = (lake.root / "datalake/silver").rglob("*.parquet")
+    rows = duckdb.sql(
+        f"select source_file, source_record, sale_id from read_parquet('{path}') order by file_row_number"
+    ).fetchall()
+    assert [(file.rpartition("/")[2], record) for file, record, _ in rows] == expected
+    assert [key for _, _, key in rows if key] == [
+        f"s{number}-{place}" for number in range(6) for place in (range(3) if number % 2 else (1, 2))
+    ]
 
 
 def test_links_in_staging_are_not_followed_and_named(lake, tmp_path, capsys, monkeypatch, caplog):

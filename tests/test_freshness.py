@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import importlib.metadata
 import json
+import os
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -266,6 +267,27 @@ def test_a_file_without_a_byte_is_warned_of(lake):
     assert lake.run()
     (warning,) = warnings(lake)
     assert warning.endswith(f"{path.name} is empty")
+
+
+def test_each_run_says_what_it_ignores_in_staging(made, caplog):
+    (made.root / "local_output/sales/notes.txt").write_text("x")
+    for _ in range(2):
+        caplog.clear()
+        assert made.run()
+        assert "local_output/sales: ignored: notes.txt (not a .csv file)" in caplog.text
+    assert made.ran == []
+
+
+def test_a_change_in_staging_is_noticed_though_size_and_date_stay(made):
+    path = made.root / "local_output/sales/sales_20261101_120000.csv"
+    for customer in ("C2", "C3"):
+        known = path.stat()
+        path.write_text(path.read_text().replace("C1", "C2").replace("C2", customer))
+        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+        assert made.run()
+        assert set(made.silver()["customer_id"]) == {customer}
+        assert made.run()
+        assert made.ran == []
 
 
 def test_what_is_staged_for_no_domain_is_named(lake, caplog):

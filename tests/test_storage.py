@@ -57,14 +57,45 @@ def test_what_is_published_can_be_read_from_anywhere_in_it(store, opened):
         assert handle.read() == bytes([254, 255])
 
 
-def test_a_listing_is_by_path_and_as_deep_as_was_asked(store):
-    for path in ("b", "a", "d/2", "d/1", "d/e/3", "d/e/f/4"):
+def test_a_listing_is_by_path(store):
+    for path in ("b", "a-b", "a", "d/2"):
         put(store, path)
-    assert [file.path for file in store.files("")] == ["a", "b"]
-    assert [file.path for file in store.files("d")] == ["1", "2"]
-    assert [file.path for file in store.files("d", 1)] == ["1", "2", "e/3"]
-    assert [file.path for file in store.files("d", 2)] == ["1", "2", "e/3", "e/f/4"]
-    assert store.files("nowhere", 3) == []
+    assert [file.path for file in store.files("")] == ["a", "a-b", "b"]
+    assert store.files("nowhere") == []
+
+
+def test_files_are_listed_as_deep_as_was_asked(store):
+    for path in ("1", "d/2", "d/1", "d/e/3", "d/e/_4", "d/f/3", "d/g/_5"):
+        put(store, path)
+    found = store.listings("d", 1, lambda name: not name.startswith("_"))
+    assert {directory: [file.path for file in found[directory].files()] for directory in found} == {
+        "e": ["3"],
+        "f": ["3"],
+    }
+    assert found["e"].files() == store.files("d/e")[:1]
+    assert store.listings("nowhere", 1, lambda name: True) == {}
+    assert store.named("d", 1, "3") == {"e": found["e"].files()[0], "f": found["f"].files()[0]}
+    assert store.named("d", 0, "2") == {"": store.stat("d/2")._replace(path="2")}
+    assert store.named("d", 0, "e") == {}, "a directory is no file"
+    assert store.named("nowhere", 1, "3") == {}
+
+
+def test_the_digest_of_a_listing_changes_with_every_file_in_it(store):
+    def digest(name: str = "") -> str:
+        return store.listings("d", 0, lambda found: found != name)[""].digest
+
+    put(store, "d/1")
+    put(store, "d/2")
+    seen = [digest()]
+    assert digest() == seen[0]
+    put(store, "d/2")
+    seen.append(digest())
+    put(store, "d/3")
+    assert digest("3") == seen[1]
+    seen.append(digest())
+    store.remove("d/1")
+    seen.append(digest())
+    assert len(set(seen)) == 4
 
 
 def test_a_file_is_the_same_in_a_listing_and_by_itself(store):

@@ -28,8 +28,12 @@ LONGEST_LINE = 2_000_000
 """The longest line, in bytes, that DuckDB reads; the fallback reader takes files with longer ones."""
 # DuckDB treats *, ? and [ in a path as a pattern.
 PLAIN_PATH = re.compile(r"[^*?\[\]]+")
+FILES_AT_ONCE = 2_000
+"""Files that one statement reads: DuckDB holds more than 60 kB of memory for each of them until it ends."""
 CAREFUL_CHUNK = 50_000
-"""Records that the fallback reader passes on at once."""
+CAREFUL_TEXT = 32 << 20
+"""The most records, and the characters of text after which no more are added, that the fallback reader passes on at
+once."""
 Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
 """Opens a file by its path in the engine."""
 Delivered: TypeAlias = "tuple[CsvFile, int, tuple[str | None, list[str | None]] | None, str | None]"
@@ -183,10 +187,13 @@ class Connection:
         places = Places()
         in_order = True
         for group in plain.values():
-            in_order &= not self._load_plain(f"{table}_", group, columns, query, places)
-        for file in careful:
-            for chunk in _read_carefully(file, columns, self._open):
-                self._insert(f"{table}_", chunk, query)
+            for begin in range(0, len(group), FILES_AT_ONCE):
+                some = group[begin : begin + FILES_AT_ONCE]
+                in_order &= not self._load_plain(f"{table}_", some, columns, query, places)
+        # Planning the query takes longer than reading a small file, so many of these share an insert.
+        found = itertools.chain.from_iterable(_read_carefully(file, columns, self._open) for file in careful)
+        for chunk in _in_chunks(found):
+            self._insert(f"{table}_", chunk, columns, query)
         loaded = [file.number for group in (*plain.values(), careful) for file in group]
         self.set_list("first_", places.first)
         number = "t.rowid - getvariable('first_')[t.file_number + 1]"
@@ -262,12 +269,12 @@ class Connection:
             ),
             lines,
         )
-        for begin in range(0, len(lines), CAREFUL_CHUNK):
-            self._insert(table, _delivered(lines[begin : begin + CAREFUL_CHUNK], columns), query)
+        for chunk in _in_chunks(lines):
+            self._insert(table, chunk, columns, query)
         return len(lines)
 
-    def _insert(self, table: str, chunk: pa.Table, query: str) -> None:
-        self.register("delivered", chunk)
+    def _insert(self, table: str, rows: list[Delivered], columns: Sequence[str], query: str) -> None:
+        self.register("delivered", _delivered(rows, columns))
         self.run(f"insert into {table} {query}")
         self._connection.unregister("delivered")
 
@@ -347,27 +354,36 @@ def _rejected_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterato
                 record += 1
 
 
-def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iterator[pa.Table]:
+def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iterator[Delivered]:
     """The records of a file that only `records.read` can read."""
     by_name, others = records.match(file.inspection.header, columns)
     indexes = [by_name.get(name) for name in columns]
     with opened(file.path) as handle:
-        found, number = records.read(handle, file.inspection), 0
-        while taken := list(itertools.islice(found, CAREFUL_CHUNK)):
-            rows: list[Delivered] = []
-            for fields, raw in taken:
-                number += 1
-                if fields is None:
-                    rows.append((file, number, None, raw))
-                    continue
-                values = [None if index is None else fields[index] for index in indexes]
-                extra = ", ".join(
-                    records.json_member(name, fields[index])
-                    for name, index in others.items()
-                    if fields[index].strip(" \t")
-                )
-                rows.append((file, number, (extra or None, values), None))
-            yield _delivered(rows, columns)
+        for number, (fields, raw) in enumerate(records.read(handle, file.inspection), 1):
+            if fields is None:
+                yield file, number, None, raw
+                continue
+            values = [None if index is None else fields[index] for index in indexes]
+            extra = ", ".join(
+                records.json_member(name, fields[index]) for name, index in others.items() if fields[index].strip(" \t")
+            )
+            yield file, number, (extra or None, values), None
+
+
+def _in_chunks(rows: Iterable[Delivered]) -> Iterator[list[Delivered]]:
+    """Records of any number of files, as many at once as memory allows."""
+    chunk: list[Delivered] = []
+    size = 0
+    for row in rows:
+        _, _, content, raw = row
+        extra, values = content or (raw, [])
+        chunk.append(row)
+        size += len(extra or "") + sum(len(value) for value in values if value)
+        if len(chunk) >= CAREFUL_CHUNK or size >= CAREFUL_TEXT:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _delivered(rows: list[Delivered], columns: Sequence[str]) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from lakejobs.messages import LakeError, log
@@ -19,7 +18,9 @@ from lakejobs.storage.layout import Lake
 Kind = TypeVar("Kind")
 
 VERSION = 4
-"""The version of the caches and the manifests. Those of another version are rebuilt."""
+"""The version of the manifests. Those of another version are rebuilt."""
+FACTS_VERSION = 5
+"""The same for the facts."""
 
 
 class Facts:
@@ -28,17 +29,26 @@ class Facts:
     def __init__(self, lake: Lake, domain: str) -> None:
         self._lake, self._domain = lake, domain
         known = documents.read_json(lake.store, lake.facts(domain))
-        if not known or known.get("version") != VERSION:
-            known = {"version": VERSION, "landings": {}, "parquet": {}}
+        if not known or known.get("version") != FACTS_VERSION:
+            known = {"version": FACTS_VERSION, "staging": {}, "landings": {}, "parquet": {}}
         self._known: dict[str, Any] = known
         self._changed = False
 
+    def staging(self, seen: str) -> dict[str, Any] | None:
+        """What is known about a listing of staging."""
+        known: dict[str, Any] = self._known["staging"]
+        return known if known.get("seen") == seen else None
+
+    def remember_staging(self, known: dict[str, Any]) -> None:
+        self._known["staging"] = known
+        self._changed = True
+
     def landing(self, date: str) -> Landing | None:
         known = self._known["landings"].get(date)
-        return Landing(**known) if known else None
+        return Landing(*known) if known else None
 
     def remember_landing(self, date: str, landing: Landing) -> None:
-        self._known["landings"][date] = asdict(landing)
+        self._known["landings"][date] = list(landing)
         self._changed = True
 
     def silver(self, path: str, found: File | None, newest: int) -> SilverFooter | None:

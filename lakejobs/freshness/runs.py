@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from lakejobs.config import lake as settings
 from lakejobs.engine import Engine
@@ -27,7 +29,8 @@ class Run:
         """The state of a domain, scanned again if another run has published."""
         known = self._states.get(domain)
         if known is None:
-            known = self._states[domain] = DomainState(self.lake, domain)
+            with _no_garbage():
+                known = self._states[domain] = DomainState(self.lake, domain)
             if self._worker is not None:
                 for warning in known.warnings:
                     log.warning("%s", warning)
@@ -40,6 +43,18 @@ class Run:
 
     def belongs_to(self, worker: object) -> bool:
         return self._worker is worker
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Collect no garbage meanwhile: a state has many objects, all of which stay, and each collection looks at them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 _current: Run | None = None

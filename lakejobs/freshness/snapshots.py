@@ -43,8 +43,7 @@ def inputs(run: Run, table: Table) -> Inputs:
     made_from: Inputs = {}
     for source in table.sources:
         if source.name in domains():
-            partitions = sorted(run.state(source.name).silver.items())
-            made_from[source.name] = {date.isoformat(): silver.identity for date, silver in partitions}
+            made_from[source.name] = run.state(source.name).identities
         else:
             _, gold = newest_snapshot(run, tables()[source.name])
             made_from[source.name] = {source.name: gold.identity} if gold else {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ from lakejobs.freshness.made_by import (
 from lakejobs.messages import LakeError, counted, few, log
 from lakejobs.model import GoldFooter, Landing, Manifest, SilverFooter, digest
 from lakejobs.project import broken_domains, domains
-from lakejobs.storage import File, deliveries, documents
+from lakejobs.storage import File, Listing, deliveries, documents
 from lakejobs.storage.layout import Lake, partition_path
 
 EMPTY = "it is empty"
@@ -40,8 +41,6 @@ class DomainState:
     def __init__(self, lake: Lake, domain: str) -> None:
         self.lake = lake
         self.domain = domain
-        self.staged: dict[dt.date, list[File]] = {}
-        """Deliveries that were in staging when the run began, by landing date."""
         self.ignored: list[str] = []
         """What is in staging but is neither a delivery nor being written (other files, links, directories), and why."""
         self.landings: dict[dt.date, Landing] = {}
@@ -54,6 +53,8 @@ class DomainState:
         """Dates that have a silver file, intact or damaged."""
         self.manifests: dict[dt.date, Manifest] = {}
         """Manifests that this process has written, known even if their files are lost."""
+        self._stale_dates: list[dt.date] | None = None
+        self._identities: dict[str, str] | None = None
         self.now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
         """When (UTC) the run began."""
         self.token = ""
@@ -64,6 +65,16 @@ class DomainState:
         self._list_staging()
         self.rescan()
 
+    @functools.cached_property
+    def staged(self) -> dict[dt.date, list[File]]:
+        """Deliveries that were in staging when the run began, by landing date."""
+        found: dict[dt.date, list[File]] = {}
+        for file in self._in_staging.files() if self._in_staging else ():
+            if deliveries.is_delivery(file.name):
+                landing = deliveries.landing_date(file.name, deliveries.modified(file, self.now))
+                found.setdefault(landing, []).append(file)
+        return found
+
     # ---------------------------------------------------------------------------------------- looking
 
     def _list_staging(self) -> None:
@@ -73,12 +84,21 @@ class DomainState:
                 f"the staging directory {staging.root} does not exist: create it, or set another one with "
                 "[lake] staging or --lake-staging"
             )
-        for file in staging.files(self.domain):
-            if deliveries.is_delivery(file.name):
-                landing = deliveries.landing_date(file.name, deliveries.modified(file, self.now))
-                self.staged.setdefault(landing, []).append(file)
-            elif not file.name.startswith((".", "_")) and not file.name.endswith(deliveries.BEING_WRITTEN):
-                self.ignored.append(f"{file.name} (not a .csv file)")
+        self._in_staging = staging.listings(self.domain, 0, lambda name: True).get("")
+        known = self._facts.staging(self._in_staging.digest) if self._in_staging else {"landings": {}, "ignored": []}
+        if self._in_staging and known is None:
+            files = self._in_staging.files()
+            known = {
+                "seen": self._in_staging.digest,
+                "landings": {date.isoformat(): _seen(some) for date, some in self.staged.items()},
+                "ignored": [file.name for file in files if deliveries.is_stray(file.name)],
+            }
+            # With a modification date to come, the landing date changes from run to run.
+            if max(file.modified_ns for file in files) < self.now.replace(tzinfo=dt.UTC).timestamp() * 1e9:
+                self._facts.remember_staging(known)
+        assert known is not None
+        self._seen_staged = {dt.date.fromisoformat(date): seen for date, seen in known["landings"].items()}
+        self.ignored += [f"{name} (not a .csv file)" for name in known["ignored"]]
         self.ignored += [f"{name} (not a regular file)" for name in staging.others(self.domain)]
         if self.ignored:
             log.warning("%s: ignored: %s", staging.location(self.domain), few(self.ignored))
@@ -92,27 +112,26 @@ class DomainState:
         domain = self.reading.domain
         self.scan_hash = digest([VERSION, domain.key, domain.event_time, sql.partition_dates(self.reading)])
         self.landings, self.stale = {}, set()
-        bronze = self.lake.partitions("bronze", self.domain)
-        for date in sorted({*bronze, *self.staged}):
-            self._look_at_landing(date, bronze.get(date, []))
+        bronze = self.lake.landed(self.domain)
+        for date in sorted({*bronze, *self._seen_staged}):
+            self._look_at_landing(date, bronze.get(date))
         self._gather()
         self.silver, self.present = {}, set()
-        name = f"{self.domain}.parquet"
-        for date, files in sorted(self.lake.partitions("silver", self.domain).items()):
-            self._look_at_silver(date, next((file for file in files if file.name == name), None))
+        self._identities = None
+        for date, file in self.lake.published(self.domain).items():
+            self._look_at_silver(date, file)
         self._facts.forget_others(
             (date.isoformat() for date in self.landings),
             (self.lake.silver(self.domain, date) for date in self.silver),
         )
         self.save()
 
-    def _look_at_landing(self, date: dt.date, listed: list[File]) -> None:
-        """Update what is known about a bronze partition. `listed`: its files."""
-        files = [file for file in listed if deliveries.is_delivery(file.name)]
-        staged = self.staged.get(date, [])
-        seen = digest([self.scan_hash, [[(f.name, f.version) for f in some] for some in (staged, files)]])
+    def _look_at_landing(self, date: dt.date, listed: Listing | None) -> None:
+        """Update what is known about a bronze partition. `listed`: its deliveries."""
+        seen = f"{self.scan_hash} {self._seen_staged.get(date, '')} {listed.digest if listed else ''}"
         known = self._facts.landing(date.isoformat())
         if known is None or known.seen != seen or not all(map(self.is_landed, known.elsewhere)):
+            staged, files = self.staged.get(date, []), listed.files() if listed else []
             manifest = self.read_manifest(date)
             known = summarise(manifest, date, seen) if manifest else None
             if known is None or manifest is None or not self._describes(manifest, date, staged, files):
@@ -126,10 +145,9 @@ class DomainState:
                 self._facts.remember_landing(date.isoformat(), known)
         self.landings[date] = known
 
-    def list_bronze(self, date: dt.date) -> list[File]:
-        """The deliveries that are in a bronze partition now."""
-        found = self.lake.store.files(self.lake.bronze(self.domain, date))
-        return [file for file in found if deliveries.is_delivery(file.name)]
+    def list_bronze(self, date: dt.date) -> Listing | None:
+        """The deliveries that are in a bronze partition now; None if there are none."""
+        return self.lake.store.listings(self.lake.bronze(self.domain, date), 0, deliveries.is_delivery).get("")
 
     def _describes(self, manifest: Manifest, date: dt.date, staged: list[File], files: list[File]) -> bool:
         """Whether a manifest covers exactly these files in bronze, and every staged file has landed as it is now.
@@ -180,11 +198,13 @@ class DomainState:
     def _gather(self) -> None:
         self._expected = {}
         self._contributions = {}
+        self._stale_dates = None
         for landing, facts in sorted(self.landings.items()):  # an identity must not depend on the order of landing
             for date, (records, content) in facts.dates.items():
                 self._contributions.setdefault(dt.date.fromisoformat(date), []).append((landing, records, content))
 
     def _look_at_silver(self, date: dt.date, found: File | None) -> None:
+        self._stale_dates = self._identities = None
         self.silver.pop(date, None)
         self.present.discard(date)
         if footer := self._facts.silver(self.lake.silver(self.domain, date), found, SILVER_VERSION):
@@ -237,7 +257,17 @@ class DomainState:
 
     def stale_dates(self) -> list[dt.date]:
         """Event dates that `Silver` has to process."""
-        return [date for date in sorted({*self._contributions, *self.present}) if not self.is_fresh(date)]
+        if self._stale_dates is None:  # many tasks ask
+            dates = sorted({*self._contributions, *self.present})
+            self._stale_dates = [date for date in dates if not self.is_fresh(date)]
+        return self._stale_dates
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """The identities of the silver partitions, by date."""
+        if self._identities is None:
+            self._identities = {date.isoformat(): silver.identity for date, silver in sorted(self.silver.items())}
+        return self._identities
 
     def _is_still_there(self, landing: dt.date, name: str) -> bool:
         """Whether a known file is still in bronze. Only a stale landing date can have lost one."""
@@ -298,12 +328,18 @@ class DomainState:
         """Update the state after bronze partitions were written."""
         for date in dates:
             self.stale.discard(date)
+            self._seen_staged[date] = _seen(self.staged.get(date, []))
             self._look_at_landing(date, self.list_bronze(date))
         self._gather()
 
     def published(self, date: dt.date) -> None:
         """Update the state after a silver partition was written or removed."""
         self._look_at_silver(date, self.lake.store.stat(self.lake.silver(self.domain, date)))
+
+
+def _seen(staged: list[File]) -> str:
+    """A hash of the files that are staged for a landing date; '' for none."""
+    return digest([(file.name, file.version) for file in staged]) if staged else ""
 
 
 def summarise(manifest: Manifest, landing: dt.date, seen: str) -> Landing:

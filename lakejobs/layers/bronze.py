@@ -121,10 +121,9 @@ class Deliveries:
         else:
             if self._without_stamp is None:
                 self._without_stamp = {}
-                for landing, files in self._state.lake.partitions("bronze", self._state.domain).items():
-                    for file in files:
-                        if deliveries.is_delivery(file.name):
-                            self._remember(landing, file.name)
+                for landing, listing in self._state.lake.landed(self._state.domain).items():
+                    for file in listing.files():
+                        self._remember(landing, file.name)
             found = self._without_stamp.get(original, [])
         known = [
             (deliveries.delivery(name, landing, self._hash(landing, name)), self._state.bronze_path(landing, name))
@@ -138,7 +137,8 @@ class Deliveries:
             self._remember(landing, name)
 
     def _names(self, landing: dt.date) -> list[str]:
-        return [file.name for file in self._state.list_bronze(landing)]
+        listing = self._state.list_bronze(landing)
+        return [file.name for file in listing.files()] if listing else []
 
     def _remember(self, landing: dt.date, name: str) -> None:
         assert self._without_stamp is not None
@@ -238,7 +238,8 @@ def describe(
     known = {entry.name: entry for entry in before}
     entries: list[ManifestEntry] = []
     new: list[ManifestEntry] = []
-    for file in state.list_bronze(date):
+    listing = state.list_bronze(date)
+    for file in listing.files() if listing else ():
         old = known.pop(file.name, None)
         if old and old.version == file.version:
             entries.append(old)

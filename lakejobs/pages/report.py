@@ -188,8 +188,7 @@ def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[
         for date, counts in silver.items()
     }
     # The partition of the newest event date may not be the last one written: late rows change older ones.
-    partitions = run.lake.partitions("silver", domain)
-    written = [file.modified_ns for date in silver for file in partitions.get(date, ())]
+    written = [file.modified_ns for date, file in run.lake.published(domain).items() if date in silver]
     return {
         **facts,
         "is_empty": not state.landings and not state.silver,

@@ -6,6 +6,7 @@ the names in bronze, `footer` the footers of Parquet files; `documents` reads an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -41,6 +42,17 @@ class ChangedError(LakeError):
     """The file to replace has another version than expected."""
 
 
+class Listing(Protocol):
+    """Files of one directory. Most listings are only compared with an earlier one, so they make no `File`s by then."""
+
+    @property
+    def digest(self) -> str:
+        """A hash of names and versions: it changes if a file is added, removed, written to or replaced."""
+
+    def files(self) -> list[File]:
+        """The files, sorted by name. Paths are relative to the directory."""
+
+
 class Lease(Protocol):
     """A lock that is held. Each holder that changes something leaves a token for later ones."""
 
@@ -65,11 +77,20 @@ class Store(Protocol):
     def exists(self) -> bool:
         """Whether the root exists."""
 
-    def files(self, directory: str, depth: int = 0) -> list[File]:
-        """The files of a directory and of up to `depth` levels below it, sorted by path; none if it does not exist.
+    def files(self, directory: str) -> list[File]:
+        """The files of a directory, sorted by path; none if it does not exist.
 
         Links are not files. Paths are relative to the directory.
         """
+
+    def listings(self, directory: str, depth: int, wanted: Callable[[str], bool]) -> dict[str, Listing]:
+        """The files whose names are wanted, by directory, of all directories `depth` levels below one.
+
+        Names of directories are relative to that one. Those without such a file are left out.
+        """
+
+    def named(self, directory: str, depth: int, name: str) -> dict[str, File]:
+        """The files of one name, by directory, in all directories `depth` levels below one. Otherwise as `listings`."""
 
     def others(self, directory: str) -> list[str]:
         """Names of what is in a directory but is not a file: links, directories, devices."""

@@ -54,6 +54,11 @@ def is_delivery(name: str) -> bool:
     return name.lower().endswith(".csv") and not name.startswith((".", "_"))
 
 
+def is_stray(name: str) -> bool:
+    """Whether a file in staging is ignored although it is not being written and nothing hides it."""
+    return not is_delivery(name) and not name.startswith((".", "_")) and not name.endswith(BEING_WRITTEN)
+
+
 def landing_date(name: str, modified: dt.datetime) -> dt.date:
     """The date of the stamp in the file's name, or else the day (UTC) it was last modified."""
     for day, _ in STAMP.findall(name):

@@ -20,20 +20,22 @@ from the data when they are missing or damaged.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from lakejobs.config import lake as settings
-from lakejobs.storage import File, Lease, Store
+from lakejobs.storage import File, Lease, Listing, Store
+from lakejobs.storage.deliveries import is_delivery
 from lakejobs.storage.local import LocalStore
 
+Kind = TypeVar("Kind")
+
 PARTITION_DEPTH = 3
-PARTITION = re.compile(r"year=(\d{4})/month=(\d\d)/day=(\d\d)/([^/]+)")
+PARTITION = re.compile(r"year=(\d{4})/month=(\d\d)/day=(\d\d)")
 SNAPSHOT = r"_(\d{8}_\d{6}_\d{6})\.parquet"
 
 
@@ -96,9 +98,13 @@ class Lake:
         """A directory for what does not fit in memory."""
         return self.store.scratch(name)
 
-    def partitions(self, layer: str, domain: str) -> dict[dt.date, list[File]]:
-        """The files of all of a domain's partitions, by date, in one listing. Ignores files elsewhere."""
-        return by_partition(self.store.files(self.layer(layer, domain), PARTITION_DEPTH))
+    def landed(self, domain: str) -> dict[dt.date, Listing]:
+        """The deliveries in all of a domain's bronze partitions, by date."""
+        return by_date(self.store.listings(self.layer("bronze", domain), PARTITION_DEPTH, is_delivery))
+
+    def published(self, domain: str) -> dict[dt.date, File]:
+        """The files of all of a domain's silver partitions, by date."""
+        return by_date(self.store.named(self.layer("silver", domain), PARTITION_DEPTH, f"{domain}.parquet"))
 
 
 def current() -> Lake:
@@ -111,15 +117,17 @@ def current() -> Lake:
     )
 
 
-def by_partition(files: Iterable[File]) -> dict[dt.date, list[File]]:
-    """Files by the date of their partition, with paths relative to it."""
-    found: dict[dt.date, list[File]] = {}
-    for file in files:
-        if place := PARTITION.fullmatch(file.path):
-            with contextlib.suppress(ValueError):
+def by_date(found: Mapping[str, Kind]) -> dict[dt.date, Kind]:
+    """What was found in partitions, by their dates. Ignores what was found elsewhere."""
+    dated = {}
+    for directory in sorted(found):
+        if place := PARTITION.fullmatch(directory):
+            try:
                 date = dt.date(int(place[1]), int(place[2]), int(place[3]))
-                found.setdefault(date, []).append(file._replace(path=place[4]))
-    return found
+            except ValueError:
+                continue
+            dated[date] = found[directory]
+    return dated
 
 
 def partition_path(date: dt.date) -> str:

@@ -30,6 +30,8 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
 DAY = dt.datetime(2026, 3, 1, 12)  # noqa: DTZ001 - batches are UTC
 YEAR = 365
+FIVE_MINUTES = 288
+"""Files a day of each domain, on the schedule of the clone."""
 DOMAINS = domains()
 REFERENCES = {"DuckDB": "bare_duckdb.py", "pandas": "plain_pandas.py"}
 
@@ -263,16 +265,96 @@ def aged_lake(bench: Bench, days: int, files_a_day: int) -> Path:
     return root
 
 
-def ten_years(bench: Bench) -> None:
-    root, empty = aged_lake(bench, 10 * YEAR, 1), bench.lake("empty")
+def nothing_to_do(bench: Bench, root: Path) -> tuple[list[tuple[float, float]], float]:
+    """Runs of a lake in which nothing is stale, and how many seconds longer they take than those of an empty lake."""
+    empty = bench.lake("empty")
+    (empty / "local_output").mkdir()
     gold_all(root)
     gold_all(empty)
-    runs = [gold_all(root) for _ in range(bench.rounds)]
+    runs, least = [], []
+    for _ in range(bench.rounds):
+        runs.append(gold_all(root))
+        least.append(gold_all(empty)[0])
+    return runs, statistics.median(run[0] for run in runs) - statistics.median(least)
+
+
+def ten_years(bench: Bench) -> None:
+    root = aged_lake(bench, 10 * YEAR, 1)
+    runs, growth = nothing_to_do(bench, root)
     count = len(glob.glob(f"{root}/datalake/silver/**/*.parquet", recursive=True))
-    least = statistics.median(gold_all(empty)[0] for _ in range(bench.rounds))
-    growth = 1e6 * (statistics.median(run[0] for run in runs) - least) / count
-    note = f"{count:,} partitions, a file each: {growth:.0f} µs a partition"
+    note = f"{count:,} partitions, a file each: {1e6 * growth / count:.0f} µs a partition"
     bench.add("nothing to do on ten years", 0, {"lakejobs": runs}, note)
+
+
+def year_288(bench: Bench) -> None:
+    """Files in staging and bronze as the schedule leaves them, but of two weeks: a year takes an hour to build."""
+    days = 14
+    root = aged_lake(bench, days, FIVE_MINUTES)
+    runs, growth = nothing_to_do(bench, root)
+    count = len(DOMAINS) * FIVE_MINUTES * days
+    year = len(DOMAINS) * FIVE_MINUTES * YEAR
+    rest = statistics.median(run[0] for run in runs) - growth
+    note = (
+        f"{count:,} files, all still in staging: {1e6 * growth / count:.1f} µs a file, which makes "
+        f"{rest + growth / count * year:.1f} s for the {year:,} of a year"
+    )
+    bench.add("nothing to do at 288 files a day", 0, {"lakejobs": runs}, note)
+
+
+def busy_day(bench: Bench) -> None:
+    """Sales of one day in 48 files: a run after each, and one run over all."""
+    count, rows = 48, 4_000_000 // 48
+    root, at_once = bench.lake("busy"), bench.lake("at_once")
+    runs = []
+    for number in range(count):
+        path = write(root, "sales", DAY + dt.timedelta(minutes=number), rows)
+        (at_once / "local_output/sales").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, at_once / "local_output/sales")
+        runs.append(gold_all(root))
+    for number in (1, count // 2, count):
+        bench.add(f"busy day, run {number} of {count}", rows, {"lakejobs": [runs[number - 1]]})
+    there = [number * rows / 1e6 for number in range(count)]
+    slope, start = statistics.linear_regression(there, [run[0] for run in runs])
+    every = (sum(run[0] for run in runs), max(run[1] for run in runs))
+    note = f"a run takes {start:.2f} s and {slope:.2f} s per million rows that were there"
+    bench.add(f"busy day, all {count} runs", count * rows, {"lakejobs": [every]}, note)
+    bench.add("busy day, one run over all files", count * rows, {"lakejobs": [gold_all(at_once)]})
+
+
+def odd_files(bench: Bench) -> None:
+    """Small files, most of which only the fallback reader can read."""
+    count, rows = 1171, 10
+    root = bench.lake("odd")
+    for number in range(count):
+        path = write(root, "sales", DAY - dt.timedelta(minutes=5 * number), rows)
+        path.write_bytes(odd(path.read_text(encoding="utf-8").splitlines(), number))
+    runs = []
+    for _ in range(bench.rounds):
+        shutil.rmtree(root / "datalake", ignore_errors=True)
+        runs.append(gold_all(root))
+    bench.add(f"{count:,} odd files", count * rows, {"lakejobs": runs}, "quoted line ends, Windows-1252, ragged lines")
+
+
+def odd(lines: list[str], number: int) -> bytes:
+    """A file with these lines, odd in one of several ways."""
+
+    def named(line: str, name: str) -> str:
+        cells = line.split(",")
+        return ",".join([*cells[:4], name, *cells[5:]])
+
+    match number % 5:
+        case 0:
+            lines[3] = named(lines[3], '"two\nlines, and a ""quote"""')
+        case 1:
+            lines[3] = named(lines[3], "Café crème")
+        case 2:
+            lines[3] += ",surplus"
+            lines[5] = lines[5].rpartition(",")[0]
+        case 3:
+            lines[1::3] = [f"{line}\r" for line in lines[1::3]]
+        case 4:
+            lines[3] = named(lines[3], '"never closed')
+    return "\n".join(lines).encode("windows-1252")
 
 
 def memory(bench: Bench) -> None:
@@ -318,6 +400,9 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "365-days": days_365,
     "small": small,
     "ten-years": ten_years,
+    "year-288": year_288,
+    "busy-day": busy_day,
+    "odd-files": odd_files,
     "memory": memory,
     "docs": docs,
 }
