@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import subprocess
@@ -116,6 +117,14 @@ DEGENERATE = {
     "of equal rows": [f"n{n},2026-10-03T10:00:00,P1,Lamp,W1,inbound,1,1.50,1" for n in (4, 5)],
     "of a malformed line": ["malformed"],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _import_all() -> None:
+    """Earlier tests of this process may have imported only the expectations that their rules use."""
+    core = importlib.import_module("great_expectations.expectations.core")
+    for name in getattr(core, "modules", ()):
+        getattr(core, name)
 
 
 def registered() -> set[str]:
