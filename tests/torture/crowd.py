@@ -127,8 +127,13 @@ def by_duckdb(place: Place, domain: str) -> tuple[int, int]:
 def by_pandas(place: Place, domain: str) -> tuple[int, int]:
     import pandas as pd
 
+    def read(path: Path) -> pd.DataFrame:
+        # Given a path, pandas opens the file twice, and fails if it was replaced in between.
+        with path.open("rb") as file:
+            return pd.read_parquet(file)
+
     paths = sorted(place.root.glob(f"datalake/silver/{domain}/**/*.parquet"))
-    keys = pd.concat([pd.read_parquet(path, partitioning=None) for path in paths])[DOMAINS[domain].key]
+    keys = pd.concat([read(path) for path in paths])[DOMAINS[domain].key]
     return len(keys), keys.nunique()
 
 
