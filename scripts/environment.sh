@@ -4,14 +4,14 @@
 
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11; do
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
         if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
-            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
-    echo "lakejobs needs Python 3.11 or newer, but none was found. Install it, or set PYTHON=/path/to/python" >&2
+    echo "lakejobs needs Python 3.11 to 3.13, but none was found. Install it, or set PYTHON=/path/to/python" >&2
     return 1
 }
 

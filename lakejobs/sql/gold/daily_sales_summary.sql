@@ -1,7 +1,7 @@
 -- grain: date
 -- source: sales
 -- One row per UTC day with at least one valid sale. Money is in the currency of the source, rounded to cents.
--- total_revenue counts every valid sale; refunded_amount is the part whose status is refunded or cancelled, and
+-- total_revenue is the total of all valid sales; refunded_amount is the part whose status is refunded or cancelled, and
 -- net_revenue the rest. Amounts keep their reported sign: if a source books returns as negative lines, total_revenue is
 -- already reduced by them.
 -- chart with shares: Revenue | net: net_revenue, refunded or cancelled: refunded_amount | Valid sales, in the source's currency.
