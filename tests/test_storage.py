@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torture import calls
 
 from lakejobs.messages import LakeError
 from lakejobs.storage import ChangedError, MissingError, Store, documents
@@ -298,6 +300,25 @@ def test_links_and_directories_are_no_files_and_can_be_named(disk):
     assert [file.name for file in store.files("d")] == ["file"]
     assert store.others("d") == ["below", "link"]
     assert store.stat("d/link") is None
+
+
+@pytest.mark.skipif(bool(calls.supported()), reason="cannot make system calls fail here")
+@pytest.mark.parametrize(("depth", "path"), [(0, "d/file"), (1, "d/link")])
+def test_what_the_disk_refuses_to_look_at_is_named(disk, depth, path):
+    store, root = disk
+    (root / "d/below").mkdir(parents=True)
+    (root / "d/file").write_text("x")
+    (root / "d/link").symlink_to(root / "d/below")
+
+    def listing() -> bool:
+        with pytest.raises(LakeError, match=f"cannot read .*/{path}: the disk failed to read"):
+            store.listings("d", depth, lambda name: True)
+        return False
+
+    def decide(call: calls.Call) -> int | None:
+        return errno.EIO if call.path == str(root / path) else None
+
+    assert calls.supervise(listing, decide, [str(root)], 10, calls.LOOKING) == 0
 
 
 def test_a_write_in_place_is_another_version_though_size_and_date_stay(disk):

@@ -61,6 +61,9 @@ class LocalStore:
                         known = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:  # deleted since the listing began
                         continue
+                    except OSError:
+                        with explained(f"cannot read {entry.path}"):
+                            raise
                     if stat.S_ISREG(known.st_mode):
                         rows.append(f"{entry.name}\0{_version(known)}")
             if rows:
@@ -89,7 +92,7 @@ class LocalStore:
                 (entry.path, f"{below}/{entry.name}" if below else entry.name)
                 for path, below in found
                 for entry in _entries(path)
-                if entry.is_dir()
+                if _is_directory(entry)
             ]
         return found
 
@@ -251,6 +254,14 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
         return []
     except OSError:
         with explained(f"cannot list {directory}"):
+            raise
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link, what it leads to may have to be looked at
+        with explained(f"cannot read {entry.path}"):
             raise
 
 
