@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LUIGID_HELP = "no luigid answers at {url}. Start one ({start}), or pass --local-scheduler to run without it."
 LUIGID_SCRIPT = "scripts/luigid"
 LUIGID = "luigid --background --address 127.0.0.1 --pidfile .luigid/pid --logdir .luigid"
+LUIGID_PORT = 8082
+"""The port of luigid, unless told otherwise."""
 
 INTERRUPTED = "Interrupted. Everything published so far is kept; run again to continue."
 INTERRUPTED_CODE = 130
@@ -88,11 +90,18 @@ def plain_message(error: BaseException | None) -> str | None:
     # Luigi's own errors are matched by name: importing their classes would load half of Luigi first.
     kind = f"{type(error).__module__}.{type(error).__name__}"
     if kind == "luigi.rpc.RPCError":
+        from urllib.parse import urlsplit
+
         # Imported late, because it loads half of Luigi.
         from lakejobs.project import exists
 
-        start = LUIGID_SCRIPT if exists(LUIGID_SCRIPT) else LUIGID
-        return LUIGID_HELP.format(url=str(error).rpartition(" ")[2].strip("'"), start=start)
+        url = str(error).rpartition(" ")[2].strip("'")
+        port = urlsplit(url).port or LUIGID_PORT
+        if exists(LUIGID_SCRIPT):
+            start = LUIGID_SCRIPT if port == LUIGID_PORT else f"LUIGID_PORT={port} {LUIGID_SCRIPT}"
+        else:
+            start = LUIGID if port == LUIGID_PORT else f"{LUIGID} --port {port}"
+        return LUIGID_HELP.format(url=url, start=start)
     if kind == "luigi.parameter.MissingParameterException":
         task = str(error).partition("[")[0]
         parameter = str(error).rpartition("the '")[2].partition("'")[0]
