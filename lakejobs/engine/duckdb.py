@@ -149,6 +149,10 @@ class Connection:
         )
         return int(written)
 
+    def in_one_thread(self) -> None:
+        """From here on, run each statement in the thread that calls it."""
+        self.run("set threads = 1")
+
     def another(self) -> Connection:
         """A connection for another thread, to the same tables except temporary and registered ones."""
         sibling = copy.copy(self)

@@ -109,6 +109,8 @@ class LocalEngine:
             importing_it.join()
             validation = partitions.validate(job, connection, on_progress)
             counts = partitions.judge(job, validation, loaded.in_order, connection)
+            # Several threads that write a file in order hold most of its rows in memory, and are hardly faster.
+            connection.in_one_thread()
             yield LocalResult(job, validation, counts, first, connection)
 
     # -------------------------------------------------------------------------------------------- gold
