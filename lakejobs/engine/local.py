@@ -108,10 +108,8 @@ class LocalEngine:
             on_progress("waiting for Great Expectations", 30)
             importing_it.join()
             validation = partitions.validate(job, connection, on_progress)
-            counts = partitions.judge(job, validation, loaded.in_order, connection)
-            # Several threads that write a file in order hold most of its rows in memory, and are hardly faster.
-            connection.in_one_thread()
-            yield LocalResult(job, validation, counts, first, connection)
+            counts = partitions.judge(job, validation, connection)
+            yield LocalResult(job, validation, counts, first, loaded.in_order, connection)
 
     # -------------------------------------------------------------------------------------------- gold
 
@@ -192,11 +190,13 @@ class LocalResult:
         validation: Validation,
         counts: Mapping[dt.date, Counts],
         first: Mapping[dt.date, int],
+        in_order: bool,
         connection: Connection,
     ) -> None:
         self.validation, self.counts = validation, counts
         self._job, self._connection = job, connection
         self._rewrites = partitions.rewrites_codes(job, validation)
+        self._in_order = partitions.InOrder(job, in_order, self._rewrites, connection)
         # The dates whose new rows all come after the stored ones.
         self._appended = {
             date for date, stored in job.stored.items() if max(stored.files.values(), default=-1) < first.get(date, 0)
@@ -208,9 +208,14 @@ class LocalResult:
     def write(self, date: dt.date, path: str, footer: str) -> int:
         with contextlib.ExitStack() as stack:
             connection = self._connection
+            silver = stack.enter_context(self._in_order.rows(date))
             if len(self._job.dates) > 1:
                 connection = stack.enter_context(connection.another())
-            return partitions.write(self._job, date, path, footer, date in self._appended, self._rewrites, connection)
+            else:
+                # Several threads that write a file in order hold most of its rows in memory, and are hardly faster.
+                connection.in_one_thread()
+            is_appended = date in self._appended
+            return partitions.write(self._job, date, path, footer, is_appended, self._rewrites, silver, connection)
 
 
 # ------------------------------------------------------------------------------------------------ gold

@@ -11,6 +11,7 @@ this module uses the relations that they leave there:
     superseded  row_number_ and partition_date of the duplicates
     all_        the rows of typed and old_ that remain
     silver      the rows that were judged, ready to be written
+    sorted_     the same, of a few dates, in order
 
 Rows are written in the order of files and records. A join loses the order of rows, a view of a single table keeps it;
 so codes are put into `loaded`, and the names of files come from a list.
@@ -18,10 +19,13 @@ so codes are put into `loaded`, and the names of files come from a list.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import itertools
 import json
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lakejobs.engine import SilverJob, sql
@@ -84,7 +88,7 @@ def select(job: SilverJob, numbers: Sequence[int], engine: Connection) -> dict[d
             f"p.first_ - s.file_row_number as row_number_ from parquet_ as s "
             f"join (values {places}) as p (path, partition_date, first_) on s.filename = p.path"
         )
-        # Not temporary, like `superseded` and `silver`: several connections read it.
+        # Not temporary, like `superseded`: several connections read it.
         named = {name: number for stored in job.stored.values() for name, number in stored.files.items()}
         engine.register(
             "named",
@@ -199,11 +203,10 @@ def _has_superseded_stored(engine: Connection) -> bool:
     return bool(engine.rows("select 1 from superseded where row_number_ < 0 limit 1"))
 
 
-def judge(job: SilverJob, validation: Validation, in_order: bool, engine: Connection) -> dict[dt.date, Counts]:
+def judge(job: SilverJob, validation: Validation, engine: Connection) -> dict[dt.date, Counts]:
     """Make the relation `silver`, ready to be written, and count the fates of every date's records.
 
-    `in_order`: whether the rows of `loaded` are in the order of files and records. Raises LakeError if the fates do not
-    add up to the records in bronze: no record may be lost silently.
+    Raises LakeError if the fates do not add up to the records in bronze: no record may be lost silently.
     """
     domain = job.reading.domain
     rewrites = rewrites_codes(job, validation)
@@ -217,10 +220,7 @@ def judge(job: SilverJob, validation: Validation, in_order: bool, engine: Connec
         engine.run("create temp view judged_ as select * from typed")
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     query = f"select *, timestamp '{now}' as processed_at from ({sql.judged_rows(domain)}) as judged"
-    if len(job.dates) == 1 and in_order and not rewrites:
-        engine.run(f"create temp view silver as {query}")
-    else:
-        _sort(query, list(job.dates), sum(job.dates.values()) if rewrites else job.new_records, engine)
+    engine.run(f"create temp view silver as {query}")
     found: dict[dt.date, Counter[str]] = {date: Counter() for date in job.dates}
     failures: dict[dt.date, Counter[str]] = {date: Counter() for date in job.dates}
     for date, stored in job.stored.items():
@@ -263,19 +263,47 @@ def judge(job: SilverJob, validation: Validation, in_order: bool, engine: Connec
     return counts
 
 
-def _sort(query: str, dates: Sequence[dt.date], rows: int, engine: Connection) -> None:
-    """Make the table `silver` of a query's rows, sorted. Sorts a few dates at a time, because it takes twice the memory
-    of what is sorted."""
-    # Not a temporary table: several connections read it.
-    engine.run(f"create table silver as select * from ({query}) as judged limit 0")
-    parts = min(len(dates), MOST_SORTS, 1 + rows // LEAST_SORTED)
-    for part in range(parts):
-        some = dates[part * len(dates) // parts : (part + 1) * len(dates) // parts]
-        between = f"partition_date between date '{some[0]}' and date '{some[-1]}'"
-        engine.run(
-            f"insert into silver select * from ({query}) as judged where {between} "
-            "order by partition_date, delivery_, source_record"
-        )
+class InOrder:
+    """The rows of `silver` in the order that they are written in, for several threads.
+
+    `is_sorted`: whether the rows of `loaded` are in the order of files and records. `rewrites`: see `write`.
+    """
+
+    def __init__(self, job: SilverJob, is_sorted: bool, rewrites: bool, engine: Connection) -> None:
+        self._engine, self._lock = engine, threading.Lock()
+        dates = list(job.dates)
+        parts = 0
+        if len(dates) > 1 or not is_sorted or rewrites:
+            rows = sum(job.dates.values()) if rewrites else job.new_records
+            parts = min(len(dates), MOST_SORTS, 1 + rows // LEAST_SORTED)
+        bounds = [part * len(dates) // parts for part in range(parts)] if parts else []
+        self._parts = [dates[first:last] for first, last in itertools.pairwise([*bounds, len(dates)])]
+        self._waiting: dict[int, set[dt.date]] = {}
+
+    @contextlib.contextmanager
+    def rows(self, date: dt.date) -> Iterator[str]:
+        """The name of a relation that has the rows of a date in order.
+
+        Sorts a few dates at a time, because that takes twice the memory of what is sorted, and drops them again.
+        """
+        part = next((number for number, dates in enumerate(self._parts) if date in dates), None)
+        if part is None:
+            yield "silver"
+            return
+        # Not a temporary table: several connections read it.
+        name, dates = f"sorted_{part}", self._parts[part]
+        with self._lock:
+            if part not in self._waiting:
+                self._engine.run(
+                    f"create table {name} as select * from silver where partition_date between date '{dates[0]}' "
+                    f"and date '{dates[-1]}' order by partition_date, delivery_, source_record"
+                )
+                self._waiting[part] = set(dates)
+        yield name
+        with self._lock:
+            self._waiting[part].remove(date)
+            if not self._waiting[part]:
+                self._engine.run(f"drop table {name}")
 
 
 def failing_rows(job: SilverJob, validation: Validation, engine: Connection) -> dict[int | str, list[dict[str, Any]]]:
@@ -332,14 +360,22 @@ def failing_rows(job: SilverJob, validation: Validation, engine: Connection) -> 
 
 
 def write(
-    job: SilverJob, date: dt.date, path: str, footer: str, is_appended: bool, rewrites: bool, engine: Connection
+    job: SilverJob,
+    date: dt.date,
+    path: str,
+    footer: str,
+    is_appended: bool,
+    rewrites: bool,
+    silver: str,
+    engine: Connection,
 ) -> int:
     """Write a partition's rows to a local path, in the order of files and records; returns the number of rows.
 
     `is_appended`: whether all new rows follow after the stored ones. `rewrites`: whether `silver` has the stored rows.
+    `silver`: the relation that has its rows in order, see `InOrder`.
     """
     columns = ", ".join([*job.reading.domain.columns, *BOOKKEEPING])
-    rows = f"from silver where partition_date = date '{date}'"
+    rows = f"from {silver} where partition_date = date '{date}'"
     stored = job.stored.get(date)
     if stored is None or rewrites:
         return engine.write_parquet(f"select {columns} {rows}", path, footer)
