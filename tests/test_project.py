@@ -375,12 +375,20 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
         *((text, WRONG) for text in ("1000", "-1000", "1.005", "999.995", "1e2", "1,5", ".", "-", "1 0", "NaN", "0x1")),
         ("", None),
     ],
+    "integer": [("10", 10), ("3.0", 3), ("1e1", WRONG), ("2.5", WRONG), ("", None)],
+    "number": [("10", 10.0), ("1e1", 10.0), (".5", 0.5), ("1e", WRONG), ("", None)],
     "decimal(2,2)": [("0.99", Decimal("0.99")), (".5", Decimal("0.5")), ("1", WRONG), ("0.999", WRONG)],
     "decimal(3,0)": [("999", Decimal(999)), ("999.00", Decimal(999)), ("999.5", WRONG), ("1000", WRONG)],
     "decimal(38,10)": [(NINES, Decimal(NINES)), ("-" + NINES, Decimal("-" + NINES)), ("1" + NINES, WRONG)],
     "decimal(38,38)": [("0." + "9" * 38, Decimal("0." + "9" * 38)), ("1", WRONG), ("0." + "9" * 39, WRONG)],
 }  # fmt: skip
-ARROW = {"boolean": pa.bool_(), "date": pa.date32(), "decimal(5,2)": pa.decimal128(5, 2)}
+ARROW = {
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "decimal(5,2)": pa.decimal128(5, 2),
+}
 
 
 def one_column(kind: str) -> str:
