@@ -375,12 +375,20 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
         *((text, WRONG) for text in ("1000", "-1000", "1.005", "999.995", "1e2", "1,5", ".", "-", "1 0", "NaN", "0x1")),
         ("", None),
     ],
+    "integer": [("10", 10), ("3.0", 3), ("1e1", WRONG), ("2.5", WRONG), ("", None)],
+    "number": [("10", 10.0), ("1e1", 10.0), (".5", 0.5), ("1e", WRONG), ("", None)],
     "decimal(2,2)": [("0.99", Decimal("0.99")), (".5", Decimal("0.5")), ("1", WRONG), ("0.999", WRONG)],
     "decimal(3,0)": [("999", Decimal(999)), ("999.00", Decimal(999)), ("999.5", WRONG), ("1000", WRONG)],
     "decimal(38,10)": [(NINES, Decimal(NINES)), ("-" + NINES, Decimal("-" + NINES)), ("1" + NINES, WRONG)],
     "decimal(38,38)": [("0." + "9" * 38, Decimal("0." + "9" * 38)), ("1", WRONG), ("0." + "9" * 39, WRONG)],
 }  # fmt: skip
-ARROW = {"boolean": pa.bool_(), "date": pa.date32(), "decimal(5,2)": pa.decimal128(5, 2)}
+ARROW = {
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "decimal(5,2)": pa.decimal128(5, 2),
+}
 
 
 def one_column(kind: str) -> str:
@@ -693,7 +701,7 @@ def test_a_new_project_is_made_where_nothing_is(lakejobs, tmp_path):
         assert made == {
             ".gitignore", "README.md", "luigi.cfg", "domains/orders.py", "expectations/orders.json",
             "gold/orders_by_day.sql", "gold/orders_by_day.test.yaml", "local_output/orders/orders_20261102_060000.csv",
-            "tests/test_gold.py",
+            "tests/conftest.py", "tests/test_gold.py",
         }  # fmt: skip
     for directory, reason in (("full", "full is not empty"), ("file", "file is a file"), ("new", "new is not empty")):
         done = lakejobs("init", directory)
@@ -734,9 +742,17 @@ def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
         (("10:00:00,", "23:30:00-01:00,"), "2026-11-02"),
         (("lines: 1", "lines: 2"), "expected, but missing:"),
         (("lines: 1", "lines: 1.5"), "2026-11-01  1.5"),
+        (("1.10}", "1.10, is_valid: false}"), "expected, but missing:"),
+        (("line: 1", "line: 1e0"), None),
+        (("1.10}", "1.10, paid: yes, due: 2026-12-01}"), None),
+        (("1.10}", "1.10, due: 2026-12-01 10:00:00}"), "row 1: due 2026-12-01 10:00:00 does not fit date"),
+        (("1.10}", "1.105}"), "given orders, row 1: amount 1.105 does not fit decimal(10,2)"),
+        (("1.10}", "99999999.995}"), "given orders, row 1: amount 99999999.995 does not fit decimal(10,2)"),
+        (("line: 1", "line: 1.5"), "given orders, row 1: line 1.5 does not fit bigint"),
+        (("    - {date", "    - {date: 2026-11-01, lines: 1}\n    - {date"), "line 1: all expected rows must name"),
         (("lines: 1", "linse: 1"), "orders_by_day has no column linse; it has date, lines, amount"),
         (("amount: 1.10", "amuont: 1.10"), "given orders, row 1: orders has no column amuont; it has order_id, line"),
-        (("amount: 1.10", "amount: much"), "given orders, row 1: Conversion Error: Could not convert string \"much\""),
+        (("amount: 1.10", "amount: much"), "given orders, row 1: amount much does not fit decimal(10,2)"),
         (("    orders:", "    sales:"), "orders_by_day does not read sales; it reads orders"),
         (("lines: 1", "lines: [1]"), "2026-11-01  [1]"),
         (("lines: 1, amount", "date: 1, amount"), 'gold/orders_by_day.test.yaml, line 6: found duplicate key "date"'),
@@ -774,6 +790,37 @@ def test_what_is_broken_fails_the_examples_too(shop, lakejobs):
     assert "gold/third.sql: Parser Error" in done.stdout
     assert "ok      orders_by_day: one" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("-- One", "-- chart: Lines | lines: linse\n-- One"),
+         "gold/orders_by_day.sql, line 3: orders_by_day has no column linse to chart; it has date, lines, amount"),
+        (("source: orders", "source: orders, sails"), "its source sails is neither a domain nor a gold table"),
+        (("count(*) as lines", "unnest([1, 2]) as lines"), "computes 2 rows for date 2026-11-01"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("has_examples", [True, False])
+def test_a_table_that_would_fail_fails_the_examples(shop, change, message, has_examples):
+    shop.write("gold/other.sql", BY_DAY)
+    shop.write("gold/orders_by_day.sql", BY_DAY.replace(*change))
+    done = example(shop, CASE if has_examples else "[]")
+    assert "Traceback" not in done.stderr + done.stdout
+    if not has_examples and "[1, 2]" in change[1]:
+        return  # only rows can tell
+    assert (done.returncode, done.stderr) == (1, "1 failure\n")
+    assert message in done.stdout
+
+
+def test_examples_of_a_new_project_run_from_every_directory(lakejobs, tmp_path):
+    assert lakejobs("init", "shop").returncode == 0
+    for directory, arguments in (("shop", []), ("shop/tests", []), ("shop/tests", ["test_gold.py"]), (".", ["shop"])):
+        tested = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            cwd=tmp_path / directory, capture_output=True, text=True,
+        )  # fmt: skip
+        assert "3 passed" in tested.stdout, tested.stdout
 
 
 def test_a_boolean_is_compared_with_anything(shop):

@@ -144,6 +144,14 @@ def test_a_table_waits_for_all_of_its_domains(two, add):
         ("date\n-- source: sales\n-- chart with share: x | a: b", "select 1", "line 3: expected '-- chart: TITLE"),
         ("date\n-- sources: sales, inventory", "select date '2026-01-01' as date from sales, inventory",
          "it assigns events of 2026-11-01 to 2026-01-01"),
+        ("date\n-- source: sales", "select cast(timestamp as date) as date, unnest([1, 2]) as n from sales",
+         "its grain allows one row for each date, but its SQL computes 2 rows for date 2026-11-01. Group by the"),
+        ("date, n\n-- sources: sales, inventory",
+         "select cast(sales.timestamp as date) as date, null as n, unnest([1, 2]) as m from sales, inventory",
+         "one row for each date, n, but its SQL computes 2 rows for date 2026-11-01, n NULL. Group by"),
+        ("product_id\n-- source: sales", "select product_id from sales", "computes 2 rows for product_id P1. Group by"),
+        ("Date, week\n-- source: sales", "select cast(timestamp as date) as DATE, 1 as n from sales",
+         "its grain names week, but its SQL computes only DATE, n"),
     ],
 )  # fmt: skip
 def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, caplog, head, sql, message):
@@ -152,6 +160,7 @@ def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, capl
     (said,) = [line for line in caplog.messages if "sql/gold/wrong.sql" in line]
     assert message in said
     assert "Traceback" not in caplog.text
+    assert not two.snapshots("wrong")
     assert two.snapshots("daily_sales_summary"), "the others are made"
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lakejobs.engine.types import FALSE, TRUE
 from lakejobs.messages import LakeError, counted, few
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def test(tables: tuple[str, ...]) -> None:
             failures.append(f"{name}: {reason}")
         elif not any(case.table == name for case in found):
             click.echo(f"-       {name} has no examples; add some in {name}{SUFFIX} beside its SQL")
+        if name not in broken_tables():
+            failures += [f"{name}: {reason}" for reason in _uncharted(_table(name))]
     for failure in failures:
         click.echo(f"FAILED  {failure}")
     failed = len(failures)
@@ -105,6 +108,21 @@ def test(tables: tuple[str, ...]) -> None:
     if failed:
         click.echo(f"{counted(failed, 'failure')}", err=True)
         raise SystemExit(1)
+
+
+def _uncharted(table: Table) -> list[str]:
+    """The charts that name a column which the table does not have; or why its SQL cannot be run."""
+    with tempfile.TemporaryDirectory() as spill:
+        try:
+            there = columns_of(table.name, spill)
+        except LakeError as error:
+            return [str(error)]
+    known = {name.lower() for name in there}
+    return [
+        f"{table.path}, line {chart.line}: {table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
+        for chart in table.charts
+        if (unknown := [name for name in chart.columns if name not in known])
+    ]
 
 
 def cases(*tables: str) -> list[Case]:
@@ -212,7 +230,8 @@ def _parts(content: Any, place: str) -> tuple[dict[str, Sequence[Row]], Sequence
 
 
 def _difference(case: Case, table: Table, spill: str) -> str | None:
-    from lakejobs.engine import QueryError
+    from lakejobs.engine import GrainError, QueryError
+    from lakejobs.engine.local import check_grain
 
     if strange := [source for source in case.given if source not in sources(table)]:
         raise LakeError(f"{case.place}: {table.name} does not read {few(strange)}; it reads {few(sources(table))}")
@@ -221,8 +240,11 @@ def _difference(case: Case, table: Table, spill: str) -> str | None:
             _give(case, source, columns_of(source, spill), engine)
         try:
             engine.run(f"create temp table computed as select * from ({table.statement}\n) as computed")
+            check_grain(table.grain, engine)
         except QueryError as error:
             raise LakeError(f"{table.path}: {' '.join(str(error).split())}") from error
+        except GrainError as error:
+            raise LakeError(f"{table.path}: {error}") from error
         types = _described("computed", engine)
         names = list(case.expect[0]) if case.expect else list(types)
         if strange := [name for name in names if name not in types]:
@@ -282,7 +304,7 @@ def _give(case: Case, source: str, columns: Mapping[str, str], engine: Connectio
     from lakejobs.engine import QueryError
 
     kinds = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
-    engine.run(f"create temp table {source} ({kinds})")
+    engine.run(f"create temp table {source}_given ({kinds})")
     for number, row in enumerate(case.given.get(source, ()), start=1):
         where = f"{case.place}: given {source}, row {number}"
         if strange := [name for name in row if name not in columns]:
@@ -292,9 +314,17 @@ def _give(case: Case, source: str, columns: Mapping[str, str], engine: Connectio
         values = ", ".join(f"cast({_literal(value)} as {columns[name]})" for name, value in filled.items())
         names = ", ".join(map(_quoted, filled))
         try:
-            engine.run(f"insert into {source} {f'({names}) values ({values})' if filled else 'default values'}")
+            tried = ", ".join(f"try_cast({_literal(value)} as {columns[name]})" for name, value in filled.items())
+            stored = engine.rows(f"select {tried}")[0] if filled else ()
+            for (name, value), found in zip(filled.items(), stored, strict=True):
+                # A cast would round it, or drop a part of it; the lake does neither.
+                if _comparable(value, columns[name].upper()) != _comparable(found, columns[name].upper()):
+                    raise LakeError(f"{where}: {name} {value} does not fit {columns[name]}")
+            engine.run(f"insert into {source}_given {f'({names}) values ({values})' if filled else 'default values'}")
         except QueryError as error:
             raise LakeError(f"{where}: {' '.join(str(error).split())}") from None
+    valid = " where is_valid" if "is_valid" in columns else ""
+    engine.run(f"create temp view {source} as select * from {source}_given{valid}")
 
 
 def _literal(value: Any) -> str:
@@ -322,6 +352,8 @@ def _comparable(value: Any, kind: str) -> Any:
     value = _plain(value)
     if value is None or (kind == "BOOLEAN" and isinstance(value, int)):
         return value
+    if kind == "BOOLEAN" and str(value).lower() in (*TRUE, *FALSE):
+        return str(value).lower() in TRUE
     with contextlib.suppress(ValueError, InvalidOperation):
         if kind in ("DOUBLE", "FLOAT"):
             return float(f"{float(value):.12g}")

@@ -36,6 +36,10 @@ class OtherDateError(Exception):
         self.day, self.other = day, other
 
 
+class GrainError(Exception):
+    """The computed rows of a table do not have its grain. The message says how."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How to turn the text of a domain's files into values."""
@@ -188,7 +192,7 @@ class Engine(Protocol):
     def gold(self, job: GoldJob, path: str, footer: str) -> int:
         """Write a snapshot to a local path, with `footer` as its `lakejobs` entry; returns the number of rows.
 
-        Raises QueryError.
+        Raises QueryError, OtherDateError and GrainError.
         """
 
     def tables(self, paths: Mapping[str, str]) -> AbstractContextManager[Rows]:

@@ -20,6 +20,7 @@ from lakejobs.engine import (
     FileCount,
     GoldJob,
     GoldSource,
+    GrainError,
     OtherDateError,
     Reading,
     SilverJob,
@@ -27,7 +28,7 @@ from lakejobs.engine import (
     sql,
 )
 from lakejobs.engine.duckdb import Connection, Open, name_and_version
-from lakejobs.messages import OnProgress
+from lakejobs.messages import OnProgress, few
 from lakejobs.model import Counts
 from lakejobs.quality import importing
 from lakejobs.quality.evaluation import Validation
@@ -116,6 +117,7 @@ class LocalEngine:
     def gold(self, job: GoldJob, path: str, footer: str) -> int:
         with self._connect("gold") as connection:
             _compute(job, connection)
+            check_grain(job.grain, connection)
             query = f"select *, timestamp '{job.generated_at.replace(tzinfo=None)}' as generated_at from computed"
             if job.carried:
                 snapshot, days = job.carried
@@ -263,6 +265,28 @@ def _read_sources(sources: Sequence[GoldSource], days: Sequence[str] | None, con
         else:
             typed = ", ".join(f"cast(null as {kind}) as {name}" for name, kind in source.columns.items())
             connection.run(f"create or replace temp view {source.name} as select {typed} limit 0")
+
+
+def check_grain(grain: Sequence[str], connection: Connection) -> None:
+    """Raise GrainError unless `computed` has all columns of a grain, and at most one row for each of their values.
+
+    Rows that are carried over need no check: they have other dates, and passed it when they were computed.
+    """
+    there = [str(name) for name, *_ in connection.rows("describe computed")]
+    if missing := [name for name in grain if name not in map(str.lower, there)]:
+        raise GrainError(f"its grain names {few(missing)}, but its SQL computes only {few(there, 50)}")
+    columns = ", ".join(grain)
+    repeated = connection.rows(
+        f"select {columns}, count(*) from computed group by {columns} having count(*) > 1 order by all limit 1"
+    )
+    for *values, count in repeated:
+        value = ", ".join(
+            f"{name} {'NULL' if value is None else value}" for name, value in zip(grain, values, strict=True)
+        )
+        raise GrainError(
+            f"its grain allows one row for each {columns}, but its SQL computes {count:,} rows for {value}. Group by "
+            "the columns of the grain, or add the column that tells these rows apart to the line '-- grain: …'"
+        )
 
 
 def _check_dates(job: GoldJob, days: Sequence[str], connection: Connection) -> None:

@@ -11,7 +11,7 @@ import datetime as dt
 import re
 from typing import Any
 
-from lakejobs.engine import Engine, GoldJob, GoldSource, OtherDateError, QueryError
+from lakejobs.engine import Engine, GoldJob, GoldSource, GrainError, OtherDateError, QueryError
 from lakejobs.engine.sql import relations_read
 from lakejobs.engine.types import sql_type
 from lakejobs.freshness.made_by import GOLD_VERSION
@@ -125,6 +125,8 @@ def _write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) 
         # The engine's line numbers are one higher than the file's.
         said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error))
         raise LakeError(f"{table.path}: {' '.join(said.split())}") from error
+    except GrainError as error:
+        raise LakeError(f"{table.path}: {error}") from error
     except OtherDateError as error:
         raise LakeError(
             f"{table.path}: it assigns events of {error.day} to {error.other}, but the date in a grain is the UTC day "

@@ -1,4 +1,4 @@
-"""Runs every example in gold/<table>.test.yaml as a test: run `pytest` in the project's directory.
+"""Runs every example in gold/<table>.test.yaml as a test: run `pytest`.
 
 Install pytest with `pip install pytest`; `lakejobs test` runs the same examples without it.
 """
