@@ -21,7 +21,7 @@ class Run:
 
     def __init__(self, worker: object = None) -> None:
         self.lake = layout.current()
-        self.engine: Engine = LocalEngine(self.lake.scratch, settings().memory_limit, self.lake.opened)
+        self.engine: Engine = LocalEngine(self.lake.scratch, settings().memory_limit, self.lake.store.on_disk)
         self._worker = worker
         self._states: dict[str, DomainState] = {}
 
