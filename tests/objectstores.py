@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import atexit
 import functools
+import http.client
+import http.server
 import json
 import os
 import shutil
@@ -14,10 +16,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
 
 KEY, SECRET, BUCKET = "lakejobs", "lakejobs-secret", "lake"
 
@@ -127,6 +133,14 @@ def _makes_bucket(port: int) -> bool:
     return True
 
 
+def versions(url: str) -> dict[str, str]:
+    """The etags of all objects below a URL, by key."""
+    from obstore.store import from_url
+
+    listed = from_url(url).list().collect()
+    return {found["path"]: str(found["e_tag"]) for found in listed}
+
+
 def free_ports(count: int) -> list[int]:
     """Free ports whose gRPC twins (10,000 higher, as SeaweedFS derives them) are free too."""
     held: list[socket.socket] = []
@@ -148,3 +162,109 @@ def free_ports(count: int) -> list[int]:
         for probe in held:
             probe.close()
     return ports
+
+
+# ------------------------------------------------------------------------------------------------ the proxy
+
+Fault: TypeAlias = Literal["unavailable", "slow", "cut", "drop", "lose"]
+"""What befalls a request: an answer 503; a late answer; an answer cut off amid its body; no answer, and the request
+does not reach the store; no answer, although the request took effect."""
+
+
+class Request(NamedTuple):
+    number: int
+    """From 1."""
+    method: str
+    path: str
+    """With the query."""
+
+
+class Proxy:
+    """Passes requests on to a server, counts them, and injects what `decide` says."""
+
+    def __init__(self, server: Server) -> None:
+        self.decide: Callable[[Request], Fault | None] = lambda request: None
+        self.requests: list[Request] = []
+        self._counting = threading.Lock()
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, server.port))
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(self.port)
+
+    @property
+    def methods(self) -> Counter[str]:
+        """How many requests there were, by method."""
+        return Counter(request.method for request in self.requests)
+
+    def count(self, method: str, path: str) -> Request:
+        with self._counting:
+            request = Request(len(self.requests) + 1, method, path)
+            self.requests.append(request)
+        return request
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(proxy: Proxy, port: int) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except (ConnectionError, TimeoutError):  # whoever asked is dead
+                self.close_connection = True
+
+        def pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = proxy.decide(proxy.count(self.command, self.path))
+            if fault == "drop":
+                self.close_connection = True
+                return
+            if fault == "unavailable":
+                self.answer(503, [], b"<Error><Code>SlowDown</Code></Error>", b"")
+                return
+            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                upstream.putheader(name, value)
+            upstream.endheaders(body)
+            found = upstream.getresponse()
+            content = found.read()
+            upstream.close()
+            if fault == "slow":
+                time.sleep(0.5)
+            if fault == "lose" or (fault == "cut" and not content):
+                self.close_connection = True
+                return
+            size = found.getheader("Content-Length") if self.command == "HEAD" else None
+            shown = content[: len(content) // 2] if fault == "cut" else content
+            self.answer(found.status, found.getheaders(), shown, content, size)
+            self.close_connection |= fault == "cut"
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on  # noqa: N815
+
+        def answer(
+            self, status: int, headers: list[tuple[str, str]], shown: bytes, whole: bytes, size: str | None = None
+        ) -> None:
+            self.send_response_only(status)
+            for name, value in headers:
+                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            if status not in (204, 304):
+                self.send_header("Content-Length", size or str(len(whole or shown)))
+            self.end_headers()
+            self.wfile.write(shown)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    return Handler

@@ -60,6 +60,7 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
     with run.lake.store.publish(run.lake.gold(table.name, name)) as temporary:
         rows = _write(table, job, engine, temporary, footers.footer_text(content))
         footers.seal(temporary)
+    run.forget_gold_files(table.name)
     prune(run, table, keep)
     said = counted(rows, "row")
     if computed is not None:
@@ -156,7 +157,9 @@ def prune(run: Run, table: Table, keep: int) -> None:
     for snapshot in snapshots(run, table):
         if not footer(run, table, snapshot):
             run.lake.store.remove(run.lake.gold(table.name, snapshot.name))
+            run.forget_gold_files(table.name)
     for snapshot in snapshots(run, table)[: -1 - max(0, keep)]:
         path = run.lake.gold(table.name, snapshot.name)
         run.lake.store.remove(path)
+        run.forget_gold_files(table.name)
         run.state(domains_of(table)[0]).gold_footer(path, None)  # forget it
