@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import objectstores
 import pytest
 from conftest import DOMAINS, PROJECT, LakeUnderTest, as_set, sale
+from objectstores import Request
 
+from lakejobs.messages import LakeError
 from lakejobs.storage.objects import ObjectStore
 
 
@@ -158,3 +162,137 @@ def test_a_run_with_nothing_to_do_costs_few_requests(watched, proxy):
     assert counts[0] == counts[1], "the number does not depend on the number of partitions"
     assert counts[0].total() <= 30, proxy.requests
     assert counts[0].keys() == {"GET"}
+
+
+# ------------------------------------------------------------------------------------------------ the store, and faults
+
+
+@pytest.fixture
+def direct(seaweedfs: objectstores.Server) -> ObjectStore:
+    """A store with a lease of a second."""
+    return ObjectStore(objectstores.new_root(), lease=1)
+
+
+@pytest.fixture
+def faulty(direct: ObjectStore, proxy: objectstores.Proxy, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The same objects, through the proxy."""
+    for name, value in proxy.environment.items():
+        monkeypatch.setenv(name, value)
+    return ObjectStore(direct.root, lease=20)
+
+
+def put(store: ObjectStore, path: str, content: bytes, replaces: str | None = "any") -> None:
+    with store.publish(path, replaces=replaces) as local:
+        Path(local).write_bytes(content)
+
+
+def get(store: ObjectStore, path: str) -> bytes:
+    with store.reading(path) as handle:
+        return handle.read()
+
+
+def use(store: ObjectStore) -> list[object]:
+    """Use everything that a store can do; returns what it answered."""
+    put(store, "d/a", b"1" * 100, replaces=None)
+    known = store.stat("d/a")
+    assert known
+    put(store, "d/a", b"2" * 100, replaces=known.version)
+    put(store, "d/large", b"3" * (6 << 20))
+    with store.lock("x", 30) as lease:
+        put(store, "d/b", b"4" * 100)
+        put(store, "d/b", b"5" * 100)
+        store.remove("d/a")
+        token = lease.renew_token()
+    with store.lock("x", 30) as lease:
+        assert lease.token == token == store.token("x")
+    listed = store.listings("", 1, lambda name: True)["d"].files()
+    local = [Path(path).read_bytes() for path in store.on_disk(["d/b"])]
+    return [
+        [file.path for file in listed], listed == store.files("d"), store.others(""), get(store, "d/b"), local,
+        get(store, "d/large") == b"3" * (6 << 20), store.stat("d/a"), store.named("d", 0, "b").keys(),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "slow", "cut", "drop", "lose"])
+def test_a_fault_of_any_one_request_changes_no_answer(faulty, proxy, fault):
+    expected = use(faulty)
+    number = len(proxy.requests)
+    assert number > 25
+    for at in range(1, number + 1):
+        proxy.requests.clear()
+        proxy.decide = lambda request: fault if request.number == at else None  # noqa: B023
+        assert use(ObjectStore(objectstores.new_root(), lease=20)) == expected, proxy.requests[at - 1]
+
+
+def test_a_store_that_never_answers_well_is_an_error_not_a_missing_file(faulty, proxy):
+    put(faulty, "a", b"1")
+    proxy.decide = lambda request: "unavailable"
+    with pytest.raises(LakeError, match=r"cannot read s3://.*/a: .*503|SlowDown"):
+        faulty.stat("a")
+
+
+# ------------------------------------------------------------------------------------------------ leases
+
+
+class Frozen:
+    """Lets a holder's requests through until one of a certain kind; that and all later ones wait for `thaw`."""
+
+    def __init__(self, proxy: objectstores.Proxy, method: str, path: str) -> None:
+        self.has_come, self.thaw = threading.Event(), threading.Event()
+
+        def decide(request: Request) -> None:
+            if self.has_come.is_set() or (request.method == method and path in request.path):
+                self.has_come.set()
+                assert self.thaw.wait(60)
+
+        proxy.decide = decide
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_what_a_late_holder_publishes_is_refused(faulty, direct, proxy, was_there):
+    if was_there:
+        put(direct, "d/a", b"old")
+    frozen = Frozen(proxy, "PUT", "/d/a")
+    late = begin(faulty, lambda: put(faulty, "d/a", b"late"))
+    assert frozen.has_come.wait(60)
+    with direct.lock("x", 60):
+        put(direct, "d/a", b"new")
+        frozen.thaw.set()
+        with pytest.raises(LakeError, match="x: lost the lock"):
+            late.result(60)
+        assert get(direct, "d/a") == b"new"
+        put(direct, "d/b", b"the new holder still holds it")
+
+
+def test_what_a_late_holder_removes_stays_if_it_was_made_anew(faulty, direct, proxy):
+    put(direct, "d/a", b"old")
+    frozen = Frozen(proxy, "DELETE", "/d/a")
+    late = begin(faulty, lambda: faulty.remove("d/a"))
+    assert frozen.has_come.wait(60)
+    with direct.lock("x", 60):
+        put(direct, "d/a", b"new")
+        frozen.thaw.set()
+        with pytest.raises(LakeError, match=r"changed by another run|lost the lock"):
+            late.result(60)
+        assert get(direct, "d/a") == b"new"
+
+
+def test_a_late_holder_that_harms_nothing_fails_too(faulty, direct, proxy):
+    frozen = Frozen(proxy, "PUT", "/d/a")
+    late = begin(faulty, lambda: put(faulty, "d/a", b"late"))
+    assert frozen.has_come.wait(60)
+    with direct.lock("x", 60):
+        frozen.thaw.set()
+        with pytest.raises(LakeError, match="x: lost the lock"):
+            late.result(60)
+
+
+def begin(store: ObjectStore, act: Callable[[], None]) -> Future[None]:
+    """Take a lease of a second, then do something, in a thread."""
+    store.lease = 1
+
+    def run() -> None:
+        with store.lock("x", 10):
+            act()
+
+    return ThreadPoolExecutor(1).submit(run)

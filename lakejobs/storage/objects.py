@@ -69,6 +69,9 @@ NONCE = "lakejobs-nonce"
 """The entry in an object's metadata that tells whose PUT made it."""
 PATIENCE = 60.0
 """Seconds to go on trying a request that the store does not answer, or not with success."""
+REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+"""Codes of S3's answers to those who may not ask."""
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 PAUSE = 0.5
 """The longest pause, in seconds, between two looks at a lock that another run holds."""
 
@@ -222,23 +225,26 @@ class ObjectStore:
     def _put(self, path: str, local: str, seen: ObjectMeta | None, is_fenced: bool) -> None:
         """Upload a file; with `is_fenced`, only if the object is still what was `seen`."""
         import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         mode: Any = "overwrite"
         if is_fenced and os.path.getsize(local) <= LARGEST_PUT:
             mode = _update(seen) if seen else "create"
         nonce = uuid.uuid4().hex
         with self._explained("write", path):
-            try:
-                with open(local, "rb") as handle:
-                    obstore.put(self._client(), path, handle, mode=mode, attributes={NONCE: nonce})
-            except Exception as error:
-                # The answer may be lost although the object was written; the client then tries again, in vain.
-                if (found := self._head(path)) and found[1] == nonce:
+            for is_last in (False, True):  # the client does not repeat uploads in parts
+                try:
+                    with open(local, "rb") as handle:
+                        obstore.put(self._client(), path, handle, mode=mode, attributes={NONCE: nonce})
                     return
-                if isinstance(error, AlreadyExistsError | PreconditionError):
-                    raise self._changed(path) from error
-                raise
+                except (BaseError, FileNotFoundError) as error:
+                    # The answer may be lost although the object was written; the client then tries again, in vain.
+                    if (found := self._head(path)) and found[1] == nonce:
+                        return
+                    if isinstance(error, AlreadyExistsError | PreconditionError):
+                        raise self._changed(path) from error
+                    if is_last:
+                        raise
 
     def _changed(self, path: str) -> ChangedError:
         return ChangedError(f"{self.location(path)} was changed by another run; run again")
@@ -527,6 +533,9 @@ def _client(root: str, patience: float) -> Callable[[], Client]:
     if scheme not in SCHEMES or not rest.partition("/")[0]:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise LakeError(f"{root} is not the URL of an object store; expected a bucket, and a prefix in it: {known}…")
+    for name in ENDPOINTS:
+        if not os.environ.get(name, "http://").startswith(("http://", "https://")):
+            raise LakeError(f"{name}={os.environ[name]}: expected a URL such as https://s3.example.com")
     try:
         from obstore.store import from_url
     except ImportError:
@@ -561,44 +570,34 @@ def _client(root: str, patience: float) -> Callable[[], Client]:
 @contextlib.contextmanager
 def explained_request(what: str, location: str) -> Iterator[None]:
     """Turn an error of a request into a message that says what failed, and why."""
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import BaseError
 
     try:
         yield
-    except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise LakeError(
-                f"{what}: the bucket does not exist; create it, or set another one with [lake] root and staging"
-            ) from error
-        raise MissingError(f"{location} is missing") from error
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise LakeError(
-            f"{what}: permission denied ({_reason(error)}); check the credentials in the environment, and what they "
-            "allow"
-        ) from error
-    except (BaseError, ValueError) as error:
-        raise LakeError(f"{what}: {_reason(error)}") from error
+    except (BaseError, FileNotFoundError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+            raise MissingError(f"{location} is missing") from error
+        raise LakeError(f"{what}: {_reason(str(error))}") from error
 
 
-def _reason(error: Exception) -> str:
-    """Why a request failed, in a line."""
-    text = str(error)
-    if "169.254.169.254" in text or "metadata.google" in text:
+def _reason(said: str) -> str:
+    """Why a request failed, and what to do, in a line."""
+    if "169.254.169.254" in said or "metadata.google" in said:
         return (
             "no credentials were found; set them in the environment, for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    answer = re.search(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", text, re.DOTALL)
-    if answer:
-        return f"{answer[1]}: {answer[2]}" if answer[2] else answer[1]
-    line = text.partition("\n")[0]
-    if found := re.search(r"Error performing \w+ (\S+?//[^/\s]+)\S* in .*? - (.*)", line):
-        why = found[2].removeprefix("HTTP error: ")
-        return (
-            f"no answer from {found[1]} ({why}); check AWS_ENDPOINT_URL and the network"
-            if ("error sending request" in why)
-            else f"{found[1]} answered: {why}"
-        )
-    return line
+    answer = re.search(r"<Code>([^<]*)</Code>", said)
+    code = answer[1] if answer else ""
+    if code == "NoSuchBucket":
+        return "the bucket does not exist; create it, or set another one with [lake] root and staging"
+    refused = code or next((status for status in ("401 Unauthorized", "403 Forbidden") if status in said), "")
+    if refused in ("401 Unauthorized", "403 Forbidden") or code in REFUSALS:
+        return f"permission denied ({refused}); check the credentials in the environment, and what they allow"
+    line = said.partition("\n")[0]
+    if "error sending request" in line and (server := re.search(r"\w+://[^/\s]+", line)):
+        return f"no answer from {server[0]}; check AWS_ENDPOINT_URL and the network"
+    message = re.search(r"<Message>([^<]*)</Message>", said)
+    return f"{code}: {message[1]}" if message else line
 
 
 def _clock() -> float:
