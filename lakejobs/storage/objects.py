@@ -34,6 +34,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import http
+import io
 import json
 import os
 import re
@@ -48,7 +49,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from lakejobs.messages import LakeError, log
 from lakejobs.storage import ANY, ChangedError, File, Listing, MissingError
@@ -57,6 +58,8 @@ from lakejobs.storage.local import LocalStore, explained
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore as Client
+
+Kind = TypeVar("Kind")
 
 SCHEMES = ("s3", "gs", "az")
 LARGEST_PUT = 256 << 20
@@ -131,7 +134,7 @@ class ObjectStore:
         import obstore
 
         with self._explained("list", directory):
-            for found in obstore.list(self._client(), directory or None).collect():
+            for found in _twice(lambda: obstore.list(self._client(), directory or None).collect()):
                 below, _, _ = _relative(found["path"], directory).rpartition("/")
                 if below.count("/") == depth - 1 and below:
                     yield below, _file(found, f"{directory}/{below}" if directory else below)
@@ -141,7 +144,7 @@ class ObjectStore:
         import obstore
 
         with self._explained("list", directory):
-            return obstore.list_with_delimiter(self._client(), directory or None)
+            return _twice(lambda: obstore.list_with_delimiter(self._client(), directory or None))
 
     def stat(self, path: str) -> File | None:
         found = self._head(path)
@@ -161,27 +164,35 @@ class ObjectStore:
     @contextlib.contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO]:
         with tempfile.SpooledTemporaryFile(IN_MEMORY) as handle:
-            version = self._download(path, cast("BinaryIO", handle), None)
+            found = self._download(path, cast("BinaryIO", handle))
+            assert found
             handle.seek(0)
-            handle.version = version  # type: ignore[attr-defined]
+            handle.version = _version(found)  # type: ignore[attr-defined]
             yield cast("BinaryIO", handle)
 
     def version(self, handle: BinaryIO) -> str:
         return str(handle.version)  # type: ignore[attr-defined]
 
-    def _download(self, path: str, handle: BinaryIO, known: str | None) -> str | None:
-        """Download a file and return its version; None if it is still the `known` one."""
+    def _download(
+        self, path: str, handle: BinaryIO, known: str | None = None, client: Callable[[], Client] | None = None
+    ) -> ObjectMeta | None:
+        """Download a file and return what is known about it; None if it is still the `known` version."""
         import obstore
         from obstore.exceptions import NotModifiedError
 
-        with self._explained("read", path):
+        def get() -> ObjectMeta | None:
+            handle.seek(0)
+            handle.truncate()
             try:
-                found = obstore.get(self._client(), path, options={"if_none_match": known} if known else {})
-                for chunk in found.stream(min_chunk_size=1 << 20):
-                    handle.write(chunk)
+                found = obstore.get((client or self._client)(), path, options={"if_none_match": known} if known else {})
             except NotModifiedError:
                 return None
-            return _version(found.meta)
+            for chunk in found.stream(min_chunk_size=1 << 20):
+                handle.write(chunk)
+            return found.meta
+
+        with self._explained("read", path):
+            return _twice(get)
 
     def on_disk(self, paths: Sequence[str]) -> list[str]:
         if not paths:
@@ -194,11 +205,12 @@ class ObjectStore:
         known = self._disk.copies.get(path)
         local = self._disk.new_copy()
         with explained(f"cannot write {local}"), open(local, "wb") as handle:
-            version = self._download(path, handle, known[0] if known else None)
-        if version is None and known:
+            found = self._download(path, handle, known[0] if known else None)
+        if found is None:
+            assert known
             os.unlink(local)
             return known[1]
-        self._disk.copies[path] = version or "", local
+        self._disk.copies[path] = _version(found), local
         if known:
             os.unlink(known[1])
         return local
@@ -261,7 +273,7 @@ class ObjectStore:
 
         with contextlib.suppress(MissingError), self._explained("remove", path):
             if not self.root.startswith("s3://"):
-                obstore.delete(self._client(), path)
+                _twice(lambda: obstore.delete(self._client(), path))
                 return
             # The library cannot delete conditionally, but it can sign requests.
             url = obstore.sign(cast("Any", self._client()), "DELETE", path, dt.timedelta(seconds=PATIENCE))
@@ -311,14 +323,13 @@ class ObjectStore:
 
     def read_lock(self, name: str) -> tuple[dict[str, Any], ObjectMeta] | None:
         """What a lock says, and its version."""
-        import obstore
-
+        content = io.BytesIO()
         try:
-            with self._explained("read", f"_lock_{name}"):
-                found = obstore.get(self._lock_client(), f"_lock_{name}")
-                return {**NOBODY, **_json(bytes(found.bytes()))}, found.meta
+            found = self._download(f"_lock_{name}", content, client=self._lock_client)
         except MissingError:
             return None
+        assert found
+        return {**NOBODY, **_json(content.getvalue())}, found
 
     def write_lock(self, name: str, content: Mapping[str, Any], seen: ObjectMeta | None) -> ObjectMeta | None:
         """Replace what a lock says if it is still what was `seen`; returns its new version, or None if it is not."""
@@ -578,6 +589,16 @@ def explained_request(what: str, location: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
             raise MissingError(f"{location} is missing") from error
         raise LakeError(f"{what}: {_reason(str(error))}") from error
+
+
+def _twice(ask: Callable[[], Kind]) -> Kind:
+    """Ask once more if it fails: the client repeats requests, but not if the body of the answer was cut off."""
+    from obstore.exceptions import GenericError
+
+    try:
+        return ask()
+    except GenericError:
+        return ask()
 
 
 def _reason(said: str) -> str:
