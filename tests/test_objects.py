@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import objectstores
 import pytest
 from conftest import DOMAINS, PROJECT, LakeUnderTest, as_set, sale
-from objectstores import Request
+from objectstores import Fault, Request
 
 from lakejobs.messages import LakeError
 from lakejobs.storage.objects import ObjectStore
@@ -32,8 +33,9 @@ class Host:
 
     def command(self, *arguments: str) -> list[str]:
         return [
-            str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", *arguments, "--local-scheduler",
+            str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", arguments[0], "--local-scheduler",
             "--lake-root", f"{self.url}/lake", "--lake-staging", f"{self.url}/staging", "--lake-lock-lease", "3",
+            *arguments[1:],
         ]  # fmt: skip
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -296,3 +298,136 @@ def begin(store: ObjectStore, act: Callable[[], None]) -> Future[None]:
             act()
 
     return ThreadPoolExecutor(1).submit(run)
+
+
+# ------------------------------------------------------------------------------------------------ hosts
+
+
+def staged(host: Host, to: Path) -> None:
+    """Copy what is staged in the object store to the local disk."""
+    for domain, listing in host.store("staging").listings("", 1, lambda name: True).items():
+        for file in listing.files():
+            path = to / "local_output" / domain / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with host.store("staging").reading(f"{domain}/{file.path}") as handle:
+                path.write_bytes(handle.read())
+
+
+def test_two_hosts_work_on_one_lake_at_once(host, lake, tmp_path, seaweedfs):
+    other = Host(tmp_path / "other", host.url, seaweedfs.environment)
+    running = []
+    for number in range(3):
+        batch = f"2026110{number + 1}_120000"
+        running += [host.start("GoldAll"), other.start("GenerateAll", "--GenerateAll-batch", batch)]
+        running.append(other.start("GoldAll"))
+        for process in running[-3:]:
+            _, said = process.communicate(timeout=300)
+            # A lake without anything staged is complete, or waits; nothing may fail.
+            assert process.returncode == 0, said
+    assert host.run("GoldAll") == 0, host.said
+    staged(host, lake.root)
+    assert lake.run()
+    assert differences(lake, download(host.store(), lake.root / "downloaded")) == []
+
+
+@pytest.mark.parametrize("at", [0.3, 0.7])
+def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(watched, lake, proxy, seaweedfs, tmp_path, at):
+    other = Host(tmp_path / "other", watched.url, seaweedfs.environment)
+    for (domain, name), content in inputs().items():
+        lake.deliver_bytes(domain, name, content)
+        watched.deliver(domain, name, content)
+    assert lake.run()
+    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
+    for (domain, name), content in inputs().items():
+        rehearsal.deliver(domain, name, content)
+    proxy.requests.clear()
+    assert rehearsal.run("GoldAll") == 0
+    number = int(len(proxy.requests) * at)
+    proxy.requests.clear()
+    has_stopped, go_on = threading.Event(), threading.Event()
+    processes: list[subprocess.Popen[str]] = []
+
+    def decide(request: Request) -> None:
+        if request.number == number:
+            processes[0].send_signal(signal.SIGSTOP)
+            has_stopped.set()
+            assert go_on.wait(300)
+
+    proxy.decide = decide
+    processes.append(watched.start("GoldAll"))
+    assert has_stopped.wait(120)
+    assert other.run("GoldAll") == 0, other.said
+    assert differences(lake, download(other.store(), lake.root / "taken over")) == []
+    go_on.set()
+    processes[0].send_signal(signal.SIGCONT)
+    _, said = processes[0].communicate(timeout=300)
+    assert processes[0].returncode == 0 or "run again" in said, said
+    assert other.run("GoldAll") == 0, other.said
+    assert differences(lake, download(other.store(), lake.root / "at the end")) == []
+
+
+@pytest.mark.parametrize("fault", ["drop", "lose"])
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_a_run_that_is_killed_at_a_request_needs_no_repair(watched, lake, proxy, tmp_path, fault, at):
+    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
+    for (domain, name), content in inputs().items():
+        lake.deliver_bytes(domain, name, content)
+        watched.deliver(domain, name, content)
+        rehearsal.deliver(domain, name, content)
+    assert lake.run()
+    proxy.requests.clear()
+    assert rehearsal.run("GoldAll") == 0
+    number = int(len(proxy.requests) * at)
+    proxy.requests.clear()
+    processes: list[subprocess.Popen[str]] = []
+
+    def decide(request: Request) -> Fault | None:
+        if request.number != number:
+            return None
+        processes[0].kill()
+        processes[0].wait()
+        return fault
+
+    proxy.decide = decide
+    processes.append(watched.start("GoldAll"))
+    processes[0].communicate(timeout=300)
+    assert processes[0].returncode == -signal.SIGKILL
+    assert watched.run("GoldAll") == 0, watched.said
+    assert differences(lake, download(watched.store(), lake.root / "at the end")) == []
+
+
+# ------------------------------------------------------------------------------------------------ what people meet
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, [], "permission denied (SignatureDoesNotMatch); check the credentials"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, [], "no answer from http://127.0.0.1:9; check AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "nonsense"}, [], "AWS_ENDPOINT_URL=nonsense: expected a URL"),
+        ({}, ["--lake-root", "s3://no-such-bucket/lake"], "the bucket does not exist; create it"),
+        ({}, ["--lake-root", "ftp://host/lake"], "ftp://host/lake is not the URL of an object store"),
+    ],
+)
+def test_what_is_wrong_with_the_store_is_said_in_a_sentence(host, changes, arguments, message):
+    host.environment |= changes
+    assert host.run("GoldAll", *arguments) in (30, 35)
+    assert message in host.said
+    assert "Traceback" not in host.said
+
+
+def test_several_workers_are_refused_instead_of_hanging(host):
+    for (domain, name), content in inputs().items():
+        host.deliver(domain, name, content)
+    assert host.run("GoldAll", "--workers", "2") != 0
+    assert "run with --workers 1" in host.said
+
+
+def test_a_local_lake_does_not_import_the_library(lake, command_line):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale())
+    script = "import luigi, sys; luigi.run(['--module', 'lakejobs', 'GoldAll', '--local-scheduler'])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; print('obstore' in sys.modules)"],
+        capture_output=True, text=True, env=command_line,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -592,12 +592,14 @@ def explained_request(what: str, location: str) -> Iterator[None]:
 
 
 def _twice(ask: Callable[[], Kind]) -> Kind:
-    """Ask once more if it fails: the client repeats requests, but not if the body of the answer was cut off."""
+    """Ask once more if the body of the answer was cut off: the client repeats other requests only."""
     from obstore.exceptions import GenericError
 
     try:
         return ask()
-    except GenericError:
+    except GenericError as error:
+        if "body" not in str(error).partition("\n")[0]:
+            raise
         return ask()
 
 
