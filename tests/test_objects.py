@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -431,3 +433,24 @@ def test_a_local_lake_does_not_import_the_library(lake, command_line):
         capture_output=True, text=True, env=command_line,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_pages_are_published_and_served(host):
+    for (domain, name), content in inputs().items():
+        host.deliver(domain, name, content)
+    assert host.run("GoldAll") == 0, host.said
+    (port,) = objectstores.free_ports(1)
+    environment = {**host.environment, "DOCS_PORT": str(port), "DOCS_HOME": str(host.root / "docs")}
+    script = str(PROJECT / "scripts/docs")
+    try:
+        # Not captured: the server would keep the pipe open.
+        started = subprocess.run([script, "start", f"{host.url}/lake"], env=environment, stdout=subprocess.DEVNULL)
+        assert started.returncode == 0
+        for path, text in (("report.html", "Gold"), ("data_docs/index.html", "sales")):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+                assert text in answer.read().decode()
+        for path in ("nothing.html", "../_facts_sales.json", "%2e%2e/_facts_sales.json"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}")
+    finally:
+        subprocess.run([script, "stop"], env=environment)
