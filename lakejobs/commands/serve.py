@@ -23,7 +23,7 @@ def handler(store: Store) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-            path = f"quality{posixpath.normpath(f'/{asked}')}"
+            path = f"quality{posixpath.normpath('/' + asked.lstrip('/'))}"
             try:
                 with store.reading(path) as source:
                     content = source.read()
