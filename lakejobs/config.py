@@ -23,8 +23,12 @@ TIMESTAMP_FORMAT = re.compile(r"(?:[^%]|%%|%-?[aAbBdfgHIjmMpSuUwWyYzZ])+")
 class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section after its class
     """Where the lake is and how it behaves. Relative paths start at the working directory."""
 
-    root = luigi.Parameter(default="datalake", description="Directory of the lake.")
-    staging = luigi.Parameter(default="local_output", description="Directory where CSV files are staged.")
+    root = luigi.Parameter(
+        default="datalake", description="Directory of the lake, or its URL in an object store: s3://bucket/prefix."
+    )
+    staging = luigi.Parameter(
+        default="local_output", description="Directory where CSV files are staged, or its URL in an object store."
+    )
     expectations = luigi.Parameter(
         default="expectations",
         description="Directory of the expectation suites. The domains that come with lakejobs bring their own.",
@@ -60,6 +64,9 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     lock_timeout = luigi.IntParameter(
         default=3600, description="Seconds to wait while another run writes to the same domain."
     )
+    lock_lease = luigi.IntParameter(
+        default=60, description="Seconds after which the lock of a dead run is taken over in an object store."
+    )
     merge = luigi.BoolParameter(
         default=True,
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
@@ -70,8 +77,9 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         refuse_unknown([name for name, _ in self.get_params()])
-        if self.chunk_rows < 1:
-            raise LakeError(f"[lake] chunk_rows={self.chunk_rows}: expected 1 or more")
+        for name in ("chunk_rows", "lock_lease"):
+            if (value := getattr(self, name)) < 1:
+                raise LakeError(f"[lake] {name}={value}: expected 1 or more")
         for domain, formats in self.timestamp_formats.items():
             if not isinstance(formats, list | tuple) or not all(isinstance(form, str) for form in formats):
                 raise LakeError(

@@ -61,8 +61,8 @@ class Staging(LakeTask):
         """Path in the staging store."""
         return layout.current().staged(domains()[self.domain].prefix, self.domain, self.batch)
 
-    def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(layout.current().staging.location(self.path))
+    def output(self) -> StagingTarget:
+        return StagingTarget(self.path)
 
     def complete(self) -> bool:
         lake = layout.current()
@@ -83,6 +83,23 @@ class Staging(LakeTask):
         with documents.writing(layout.current().staging, self.path) as handle:
             written = staging.write_batch(domain, self.batch, rows, handle, drawn)
         tell(self, f"{counted(written, 'row')} in {self.output().path}", percent=100)
+
+
+class StagingTarget(luigi.Target):
+    """Exists when the file is in staging."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        return layout.current().staging.location(self._path)
+
+    def exists(self) -> bool:
+        return layout.current().staging.stat(self._path) is not None
+
+    def __str__(self) -> str:
+        return self.path
 
 
 class Bronze(LakeTask):

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import duckdb
 import pytest
@@ -32,7 +31,6 @@ from lakejobs.engine.local import LocalEngine
 from lakejobs.messages import LakeError
 from lakejobs.quality.suite import load_suite
 from lakejobs.storage import footer
-from lakejobs.storage.local import LocalStore
 
 SALES = DOMAINS["sales"]
 READING = Reading(SALES, dt.date(1970, 1, 1))
@@ -43,11 +41,7 @@ DAYS = [dt.date(2026, 11, 1), dt.date(2026, 11, 2)]
 def engine(tmp_path: Path) -> Engine:
     (tmp_path / "spill").mkdir()
     scratch = contextlib.nullcontext(str(tmp_path / "spill"))
-    return LocalEngine(lambda name: scratch, "1GB", opened)
-
-
-def opened(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    return LocalStore(os.path.dirname(path)).reading(os.path.basename(path))
+    return LocalEngine(lambda name: scratch, "1GB", list)
 
 
 @pytest.fixture
@@ -142,7 +136,7 @@ def test_another_process_elsewhere_makes_the_same_partitions(engine, files, suit
 def _executor(directory: str, files: list[CsvFile], suite) -> dict[str, list[tuple[object, ...]]]:
     os.chdir(directory)
     sys.argv = ["executor"]
-    engine = LocalEngine(lambda name: contextlib.nullcontext(f"{directory}/spill"), "1GB", opened)
+    engine = LocalEngine(lambda name: contextlib.nullcontext(f"{directory}/spill"), "1GB", list)
     return made(engine, files, suite, Path(directory))
 
 

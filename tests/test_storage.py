@@ -8,35 +8,46 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import NamedTuple
 
+import objectstores
 import pytest
 from torture import calls
 
 from lakejobs.messages import LakeError
 from lakejobs.storage import ChangedError, MissingError, Store, documents
 from lakejobs.storage.local import LocalStore, copy
+from lakejobs.storage.objects import ObjectStore
 
-fork = multiprocessing.get_context("fork")
-
-
-def local(directory: Path) -> Store:
-    (directory / "store").mkdir(exist_ok=True)
-    return LocalStore(str(directory / "store"))
+# A forked process cannot use an object store that its parent has used.
+spawn = multiprocessing.get_context("spawn")
 
 
-STORES: dict[str, Callable[[Path], Store]] = {"local": local}
-"""Ways to open a store. What one that is opened twice has published, the other sees."""
+class Opener(NamedTuple):
+    """Opens a store. What one that is opened twice has published, the other sees."""
+
+    root: str
+
+    def __call__(self) -> Store:
+        return ObjectStore(self.root, lease=2) if "://" in self.root else LocalStore(self.root)
 
 
-@pytest.fixture(params=STORES)
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
-    return lambda: STORES[request.param](tmp_path)
+SERVERS = {"moto": objectstores.moto, "seaweedfs": objectstores.seaweedfs}
+
+
+@pytest.fixture(params=["local", *SERVERS])
+def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opener:
+    if request.param == "local":
+        return Opener(str(tmp_path))
+    for name, value in SERVERS[request.param]().environment.items():
+        monkeypatch.setenv(name, value)
+    return Opener(objectstores.new_root())
 
 
 @pytest.fixture
-def store(opened: Callable[[], Store]) -> Store:
+def store(opened: Opener) -> Store:
     return opened()
 
 
@@ -90,7 +101,7 @@ def test_the_digest_of_a_listing_changes_with_every_file_in_it(store):
     put(store, "d/2")
     seen = [digest()]
     assert digest() == seen[0]
-    put(store, "d/2")
+    put(store, "d/2", b"other")
     seen.append(digest())
     put(store, "d/3")
     assert digest("3") == seen[1]
@@ -196,13 +207,14 @@ def test_an_open_file_has_the_version_of_its_content(store):
         assert store.version(handle) == store.stat("a").version
 
 
-def test_a_sweep_removes_what_a_writer_that_died_left(store, opened):
-    def die() -> None:
-        with opened().publish("d/a") as temporary:
-            Path(temporary).write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
+def die_publishing(opened: Opener) -> None:
+    with opened().publish("d/a") as temporary:
+        Path(temporary).write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    process = fork.Process(target=die)
+
+def test_a_sweep_removes_what_a_writer_that_died_left(store, opened):
+    process = spawn.Process(target=die_publishing, args=(opened,))
     process.start()
     process.join()
     assert store.stat("d/a") is None
@@ -227,15 +239,15 @@ def test_a_lock_lets_one_in_at_a_time_and_shows_what_the_last_one_left(store, op
     assert store.token("nothing") == ""
 
 
+def hold_lock(opened: Opener, ready: Queue[str]) -> None:
+    with opened().lock("x", 10) as lease:
+        ready.put(lease.renew_token())
+        signal.pause()
+
+
 def test_the_lock_of_a_holder_that_died_is_free_and_keeps_its_token(store, opened):
-    ready = fork.Queue()
-
-    def hold() -> None:
-        with opened().lock("x", 10) as lease:
-            ready.put(lease.renew_token())
-            signal.pause()
-
-    process = fork.Process(target=hold)
+    ready = spawn.Queue()
+    process = spawn.Process(target=hold_lock, args=(opened, ready))
     process.start()
     token = ready.get(timeout=60)
     process.kill()
@@ -244,16 +256,16 @@ def test_the_lock_of_a_holder_that_died_is_free_and_keeps_its_token(store, opene
         assert lease.token == token
 
 
+def hold_scratch(opened: Opener, ready: Queue[str]) -> None:
+    with opened().scratch("one") as directory:
+        (Path(directory) / "spilled").write_bytes(b"x")
+        ready.put(directory)
+        signal.pause()
+
+
 def test_scratch_is_a_local_directory_that_goes_with_its_holder(store, opened):
-    ready = fork.Queue()
-
-    def hold() -> None:
-        with opened().scratch("one") as directory:
-            (Path(directory) / "spilled").write_bytes(b"x")
-            ready.put(directory)
-            signal.pause()
-
-    process = fork.Process(target=hold)
+    ready = spawn.Queue()
+    process = spawn.Process(target=hold_scratch, args=(opened, ready))
     process.start()
     theirs = Path(ready.get(timeout=60))
     with store.scratch("two") as directory:
@@ -276,6 +288,37 @@ def test_json_knows_whether_it_is_whole(store):
         put(store, "a.json", whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert documents.read_json(store, "a.json") is None, place
     assert documents.read_json(store, "nothing.json") is None
+
+
+def test_an_engine_gets_local_paths_of_files_as_they_are_now(store, opened):
+    put(store, "d/a.csv", b"1")
+    put(store, "d/b.csv", b"2")
+    first, other = store.on_disk(["d/a.csv", "d/b.csv"])
+    assert [Path(path).read_bytes() for path in (first, other)] == [b"1", b"2"]
+    assert store.on_disk(["d/b.csv"]) == [other]
+    put(opened(), "d/a.csv", b"new")
+    assert Path(*store.on_disk(["d/a.csv"])).read_bytes() == b"new"
+    assert store.on_disk([]) == []
+
+
+def test_a_large_file_is_published_whole(store):
+    content = os.urandom(1 << 20) * 21
+    put(store, "a", content)
+    (listed,) = store.files("")
+    assert listed == store.stat("a")
+    with store.reading("a") as handle:
+        assert handle.read() == content
+        assert store.version(handle) == listed.version
+    put(store, "a", content + b"x", replaces=listed.version)
+    assert get(store, "a") == content + b"x"
+
+
+def test_names_are_kept_as_they_are(store):
+    names = ["d/a b.csv", "d/100%25.csv", "d/é+ü&?#=.csv", "d/[1]*.csv", "d/'\".csv", "d/~tilde.csv"]
+    for name in names:
+        put(store, name, name.encode())
+    assert [f"d/{file.path}" for file in store.files("d")] == sorted(names)
+    assert [get(store, name) for name in names] == [name.encode() for name in names]
 
 
 def test_a_page_is_read_as_far_as_was_asked(store):

@@ -53,9 +53,13 @@ def show(run: Run) -> str:
             if snapshot is None:
                 parts += [f"gold: {name} has no snapshot yet"]
                 continue
-            path = lake.location(lake.gold(name, snapshot))
-            content = pd.read_parquet(path).drop(columns="generated_at")
-            parts += [f"{name}: {counted(len(content), 'row')} in {path}", table(content.tail(HEAD), index=False)]
+            path = lake.gold(name, snapshot)
+            (local,) = lake.store.on_disk([path])
+            content = pd.read_parquet(local).drop(columns="generated_at")
+            parts += [
+                f"{name}: {counted(len(content), 'row')} in {lake.location(path)}",
+                table(content.tail(HEAD), index=False),
+            ]
     for state in states:
         parts += troubles(state)
     for name, path in (("Report", lake.report), ("Data Docs", f"{lake.data_docs}/index.html")):

@@ -292,7 +292,7 @@ def _connection(spill: str) -> Connection:
     from lakejobs.config import lake as settings
     from lakejobs.engine.duckdb import Connection
 
-    return Connection(spill, settings().memory_limit, lambda path: open(path, "rb"))
+    return Connection(spill, settings().memory_limit)
 
 
 def _described(relation: str, engine: Connection) -> dict[str, str]:

@@ -174,7 +174,10 @@ class Rows(Protocol):
 
 
 class Engine(Protocol):
-    """Paths are the stores' locations of files. Disk errors raise LakeError."""
+    """Files to read are given by their paths in the store, files to write by paths on the local disk.
+
+    Disk errors raise LakeError.
+    """
 
     @property
     def name(self) -> str:

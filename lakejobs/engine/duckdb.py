@@ -14,12 +14,13 @@ import itertools
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lakejobs.engine import CsvFile, NotPlainError, QueryError, records
 from lakejobs.engine.sql import text
 from lakejobs.messages import LakeError
+from lakejobs.storage.local import reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +35,6 @@ CAREFUL_CHUNK = 50_000
 CAREFUL_TEXT = 32 << 20
 """The most records, and the characters of text after which no more are added, that the fallback reader passes on at
 once."""
-Open: TypeAlias = "Callable[[str], contextlib.AbstractContextManager[BinaryIO]]"
-"""Opens a file by its path in the engine."""
 Delivered: TypeAlias = "tuple[CsvFile, int, tuple[str | None, list[str | None]] | None, str | None]"
 """A record: its file and number there, (extra, values) or None if it is malformed, and its raw text if it is."""
 
@@ -49,10 +48,9 @@ def name_and_version() -> str:
 class Connection:
     """A DuckDB connection; spills to a local directory above `memory_limit`. Tables live as long as it does."""
 
-    def __init__(self, spill_directory: str, memory_limit: str, opened: Open) -> None:
+    def __init__(self, spill_directory: str, memory_limit: str) -> None:
         import duckdb
 
-        self._open = opened
         try:
             self._connection = duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": spill_directory})
         except duckdb.Error as error:
@@ -195,7 +193,7 @@ class Connection:
                 some = group[begin : begin + FILES_AT_ONCE]
                 in_order &= not self._load_plain(f"{table}_", some, columns, query, places)
         # Planning the query takes longer than reading a small file, so many of these share an insert.
-        found = itertools.chain.from_iterable(_read_carefully(file, columns, self._open) for file in careful)
+        found = itertools.chain.from_iterable(_read_carefully(file, columns) for file in careful)
         for chunk in _in_chunks(found):
             self._insert(f"{table}_", chunk, columns, query)
         loaded = [file.number for group in (*plain.values(), careful) for file in group]
@@ -264,9 +262,7 @@ class Connection:
         )
         self.run("drop view delivered; drop type file_names")
         by_path = {file.path: file for file in files}
-        lines: list[Delivered] = [
-            (by_path[path], record, None, raw) for path, record, raw in _rejected_lines(rejects, self._open)
-        ]
+        lines: list[Delivered] = [(by_path[path], record, None, raw) for path, record, raw in _rejected_lines(rejects)]
         places.add(
             self.rows(
                 f"select file_number, min(rowid), max(rowid), count(*) from {table} where rowid >= {start} group by all"
@@ -337,14 +333,14 @@ def _list(values: Iterable[str]) -> str:
     return ", ".join(text(value) for value in values)
 
 
-def _rejected_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterator[tuple[str, int, str]]:
+def _rejected_lines(rejects: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
     """The lines that DuckDB rejected: path, number of the record, text. `rejects`: path and position (from 1) of their
     first bytes.
 
     No field of these files contains a line end.
     """
     for path, lines in itertools.groupby(rejects, key=operator.itemgetter(0)):
-        with opened(path) as handle:
+        with reading(path) as handle:
             seen = record = 0
             for _, position in lines:
                 handle.seek(seen)
@@ -358,11 +354,11 @@ def _rejected_lines(rejects: Iterable[tuple[str, int]], opened: Open) -> Iterato
                 record += 1
 
 
-def _read_carefully(file: CsvFile, columns: Sequence[str], opened: Open) -> Iterator[Delivered]:
+def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[Delivered]:
     """The records of a file that only `records.read` can read."""
     by_name, others = records.match(file.inspection.header, columns)
     indexes = [by_name.get(name) for name in columns]
-    with opened(file.path) as handle:
+    with reading(file.path) as handle:
         for number, (fields, raw) in enumerate(records.read(handle, file.inspection), 1):
             if fields is None:
                 yield file, number, None, raw

@@ -13,7 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 from lakejobs.engine import (
     CsvFile,
@@ -27,18 +27,23 @@ from lakejobs.engine import (
     partitions,
     sql,
 )
-from lakejobs.engine.duckdb import Connection, Open, name_and_version
+from lakejobs.engine.duckdb import Connection, name_and_version
 from lakejobs.messages import OnProgress, few
 from lakejobs.model import Counts
 from lakejobs.quality import importing
 from lakejobs.quality.evaluation import Validation
 
+OnDisk: TypeAlias = Callable[[Sequence[str]], list[str]]
+"""Paths on the local disk of files, or of copies, by their paths in the store."""
+
 
 class LocalEngine:
-    """DuckDB, which spills to directories from `scratch`; `opened` opens files for the fallback reader."""
+    """DuckDB, which spills to directories from `scratch`, and reads files where `on_disk` finds them."""
 
-    def __init__(self, scratch: Callable[[str], AbstractContextManager[str]], memory_limit: str, opened: Open) -> None:
-        self._scratch, self._memory_limit, self._open = scratch, memory_limit, opened
+    def __init__(
+        self, scratch: Callable[[str], AbstractContextManager[str]], memory_limit: str, on_disk: OnDisk
+    ) -> None:
+        self._scratch, self._memory_limit, self._on_disk = scratch, memory_limit, on_disk
         self._kept: Loaded | None = None
         self._to_close: list[Loaded] = []
         weakref.finalize(self, _close, self._to_close)
@@ -49,7 +54,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def _connect(self, name: str) -> Iterator[Connection]:
-        with self._scratch(name) as spill, Connection(spill, self._memory_limit, self._open) as connection:
+        with self._scratch(name) as spill, Connection(spill, self._memory_limit) as connection:
             yield connection
 
     # -------------------------------------------------------------------------------------------- records
@@ -75,7 +80,9 @@ class LocalEngine:
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._connect(reading.domain.name))
             with_codes = f"select *, cast(null as string) as codes from ({query}) as rows"
-            in_order = connection.load_csv("loaded", files, list(reading.domain.columns), with_codes)
+            paths = self._on_disk([file.path for file in files])
+            found = [dataclasses.replace(file, path=path) for file, path in zip(files, paths, strict=True)]
+            in_order = connection.load_csv("loaded", found, list(reading.domain.columns), with_codes)
             return Loaded(connection, query, _contents(files), in_order, stack.pop_all())
 
     def _loaded(self, reading: Reading, files: Sequence[CsvFile]) -> Loaded:
@@ -102,6 +109,9 @@ class LocalEngine:
     def silver(self, job: SilverJob, on_progress: OnProgress) -> Iterator[LocalResult]:
         importing_it = importing.import_in_background()
         on_progress(f"reading {job.new_records:,} records", 5)
+        paths = self._on_disk([stored.path for stored in job.stored.values()])
+        found = [dataclasses.replace(old, path=path) for old, path in zip(job.stored.values(), paths, strict=True)]
+        job = dataclasses.replace(job, stored=dict(zip(job.stored, found, strict=True)))
         with self._loaded(job.reading, job.files) as loaded:
             connection = loaded.connection
             first = partitions.select(job, loaded.numbers(job.files), connection)
@@ -116,12 +126,12 @@ class LocalEngine:
 
     def gold(self, job: GoldJob, path: str, footer: str) -> int:
         with self._connect("gold") as connection:
-            _compute(job, connection)
+            _compute(job, connection, self._on_disk)
             check_grain(job.grain, connection)
             query = f"select *, timestamp '{job.generated_at.replace(tzinfo=None)}' as generated_at from computed"
             if job.carried:
                 snapshot, days = job.carried
-                connection.read_parquet("carried", [snapshot])
+                connection.read_parquet("carried", self._on_disk([snapshot]))
                 listed = ", ".join(f"date '{date}'" for date in days)
                 query += f" union all select * from carried where date in ({listed})"
             return connection.write_parquet(
@@ -132,7 +142,7 @@ class LocalEngine:
     def tables(self, paths: Mapping[str, str]) -> Iterator[Connection]:
         with self._connect("report") as connection:
             for name, path in paths.items():
-                connection.read_parquet(name, [path])
+                connection.read_parquet(name, self._on_disk([path]))
             yield connection
 
 
@@ -223,26 +233,28 @@ class LocalResult:
 # ------------------------------------------------------------------------------------------------ gold
 
 
-def _compute(job: GoldJob, connection: Connection) -> None:
+def _compute(job: GoldJob, connection: Connection, on_disk: OnDisk) -> None:
     """Make the relation `computed`: the rows of a table that are computed, not carried over."""
     days = job.days
     statement = f"(\n{job.statement}\n) as computed"
     if days is None or sum(source.is_daily for source in job.sources) == len(job.sources) == 1:
         # The rows of a single source belong to their own day, so all days can be computed at once.
-        _read_sources(job.sources, days, connection)
+        _read_sources(job.sources, days, connection, on_disk)
         connection.run(f"create temp table computed as select * from {statement}")
         if days is not None:
-            _check_dates(job, days, connection)
+            _check_dates(job, days, connection, on_disk)
         return
-    _read_sources(job.sources, [], connection)
+    _read_sources(job.sources, [], connection, on_disk)
     connection.run(f"create temp table computed as select * from {statement} limit 0")
     for day in days:
-        _read_sources(job.sources, [day], connection)
+        _read_sources(job.sources, [day], connection, on_disk)
         _refuse_other_dates(statement, [day], connection)
         connection.run(f"insert into computed select * from {statement}")
 
 
-def _read_sources(sources: Sequence[GoldSource], days: Sequence[str] | None, connection: Connection) -> None:
+def _read_sources(
+    sources: Sequence[GoldSource], days: Sequence[str] | None, connection: Connection, on_disk: OnDisk
+) -> None:
     """Make sources readable by name: the valid rows of a domain, or all rows of a gold table.
 
     `days` restricts daily sources to these days; None reads all days.
@@ -251,14 +263,14 @@ def _read_sources(sources: Sequence[GoldSource], days: Sequence[str] | None, con
         some = source.is_daily and days is not None
         if not source.columns:
             ((path),) = set(source.paths.values())
-            connection.read_parquet(f"{source.name}_all", [path])
+            connection.read_parquet(f"{source.name}_all", on_disk([path]))
             listed = ", ".join(f"date '{day}'" for day in days or ()) or "null"
             rows = f"select * from {source.name}_all" + (f" where date in ({listed})" if some else "")
             connection.run(f"create or replace temp view {source.name} as {rows}")
             continue
         paths = [path for day, path in source.paths.items() if not some or day in set(days or ())]
         if paths:
-            connection.read_parquet(f"{source.name}_partitions", paths)
+            connection.read_parquet(f"{source.name}_partitions", on_disk(paths))
             connection.run(
                 f"create or replace temp view {source.name} as select * from {source.name}_partitions where is_valid"
             )
@@ -289,14 +301,14 @@ def check_grain(grain: Sequence[str], connection: Connection) -> None:
         )
 
 
-def _check_dates(job: GoldJob, days: Sequence[str], connection: Connection) -> None:
+def _check_dates(job: GoldJob, days: Sequence[str], connection: Connection, on_disk: OnDisk) -> None:
     """Refuse a table that assigns an event to a date other than its UTC day.
 
     Carried over day by day, its rows would be lost or doubled. Checks all days together, and the last two one by one.
     """
     _refuse_other_dates("computed", days, connection)
     for day in days[-2:] if len(days) > 1 else []:
-        _read_sources(job.sources, [day], connection)
+        _read_sources(job.sources, [day], connection, on_disk)
         _refuse_other_dates(f"(\n{job.statement}\n) as computed", [day], connection)
 
 

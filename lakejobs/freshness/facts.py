@@ -87,15 +87,19 @@ class Facts:
         return kind(known["footer"])
 
     def forget_others(self, landings: Iterable[str], silver: Iterable[str]) -> None:
-        """Forget all but these bronze partitions, these silver files, and other files that still exist."""
+        """Forget all but these bronze partitions, these silver files, and other files that still exist.
+
+        For the latter it looks only if the facts have changed: what is known of a file that is gone does no harm.
+        """
         there = set(landings)
         for date in [date for date in self._known["landings"] if date not in there]:
             del self._known["landings"][date]
             self._changed = True
-        for path in self._known["parquet"].keys() - set(silver):
-            if self._lake.store.stat(path) is None:
-                del self._known["parquet"][path]
-                self._changed = True
+        others = self._known["parquet"].keys() - set(silver) if self._changed else set()
+        for directory in {path.rpartition("/")[0] for path in others}:
+            others -= {f"{directory}/{file.name}" for file in self._lake.store.files(directory)}
+        for path in others:
+            del self._known["parquet"][path]
 
     def save(self) -> None:
         """Save the facts. Losing them only costs time, so they are not synced to the disk."""

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import multiprocessing
 import threading
+import time
 from collections.abc import Iterable, Iterator
 
 from lakejobs.config import lake as settings
@@ -13,7 +14,7 @@ from lakejobs.engine import Engine
 from lakejobs.engine.local import LocalEngine
 from lakejobs.freshness.state import DomainState
 from lakejobs.messages import log
-from lakejobs.storage import layout
+from lakejobs.storage import File, layout
 
 
 class Run:
@@ -21,22 +22,42 @@ class Run:
 
     def __init__(self, worker: object = None) -> None:
         self.lake = layout.current()
-        self.engine: Engine = LocalEngine(self.lake.scratch, settings().memory_limit, self.lake.opened)
+        self.engine: Engine = LocalEngine(self.lake.scratch, settings().memory_limit, self.lake.store.on_disk)
         self._worker = worker
         self._states: dict[str, DomainState] = {}
+        self._asked: dict[str, float] = {}
+        self._gold: dict[str, tuple[list[str], list[File]]] = {}
 
     def state(self, domain: str) -> DomainState:
         """The state of a domain, scanned again if another run has published."""
-        known = self._states.get(domain)
+        known, store = self._states.get(domain), self.lake.store
         if known is None:
             with _no_garbage():
                 known = self._states[domain] = DomainState(self.lake, domain)
+            self._asked[domain] = time.monotonic()
             if self._worker is not None:
                 for warning in known.warnings:
                     log.warning("%s", warning)
-        elif self.lake.store.token(domain) != known.token:
-            known.rescan()
+        elif time.monotonic() - self._asked[domain] >= store.token_seconds:
+            self._asked[domain] = time.monotonic()
+            if store.token(domain) != known.token:
+                known.rescan()
         return known
+
+    def gold_files(self, table: str, domains: Iterable[str]) -> list[File]:
+        """The files of a gold table, which only changes together with the tokens of the domains it is built from."""
+        if not self.lake.store.token_seconds:
+            return self.lake.store.files(self.lake.layer("gold", table))
+        tokens = [self.state(domain).token for domain in domains]
+        seen, found = self._gold.get(table, ([], []))
+        if seen != tokens:
+            found = self.lake.store.files(self.lake.layer("gold", table))
+            self._gold[table] = tokens, found
+        return found
+
+    def forget_gold_files(self, table: str) -> None:
+        """List a table's files again: this run has changed them."""
+        self._gold.pop(table, None)
 
     def states(self, domains: Iterable[str]) -> dict[str, DomainState]:
         return {domain: self.state(domain) for domain in domains}

@@ -20,7 +20,7 @@ Inputs: TypeAlias = "dict[str, dict[str, str]]"
 
 def snapshots(run: Run, table: Table) -> list[File]:
     """A table's snapshots, the newest last."""
-    found = run.lake.store.files(run.lake.layer("gold", table.name))
+    found = run.gold_files(table.name, domains_of(table))
     return [file for file in found if re.fullmatch(table.name + SNAPSHOT, file.name)]
 
 

@@ -306,9 +306,16 @@ class DomainState:
                 )
                 said.append(f"{self.domain}: {without} no column {column}, {why}")
         # All domains share the staging directory; only the first one reports on it.
-        if self.domain == next(iter(domains())) and (strays := stray_names(self.lake)):
-            said.append(f"{self.lake.staging.root}: ignored, because no domain has these names: {few(strays)}")
+        if self.domain == next(iter(domains())) and self._strays:
+            said.append(f"{self.lake.staging.root}: ignored, because no domain has these names: {few(self._strays)}")
         return self.rejected + said
+
+    @functools.cached_property
+    def _strays(self) -> list[str]:
+        """What is in the staging directory and belongs to no domain, such as a misspelt one."""
+        found = [file.name for file in self.lake.staging.files("")] + self.lake.staging.others("")
+        known = {*domains(), *broken_domains()}
+        return [name for name in found if name not in known and not name.startswith((".", "_"))]
 
     # ---------------------------------------------------------------------------------------- publishing
 
@@ -363,10 +370,3 @@ def summarise(manifest: Manifest, landing: dt.date, seen: str) -> Landing:
         missing={file.name: file.missing for file in files if file.missing and file.records},
         notes={file.name: file.notes for file in files if file.notes},
     )
-
-
-def stray_names(lake: Lake) -> list[str]:
-    """What is in the staging directory and belongs to no domain, such as a misspelt one."""
-    found = [file.name for file in lake.staging.files("")] + lake.staging.others("")
-    known = {*domains(), *broken_domains()}
-    return [name for name in found if name not in known and not name.startswith((".", "_"))]

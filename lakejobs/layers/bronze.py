@@ -382,7 +382,7 @@ def csv_file(state: DomainState, date: dt.date, entry: ManifestEntry, number: in
     delivered = deliveries.delivery(entry.name, date, entry.inspection.sha256).moment.date()
     path = f"{state.lake.bronze(state.domain, date)}/{entry.name}"
     return CsvFile(
-        path=state.lake.location(path),
+        path=path,
         number=number,
         landing_date=date,
         latest_date=min(max(date, delivered), dt.date.max - dt.timedelta(days=1)) + dt.timedelta(days=1),

@@ -54,12 +54,13 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
         grain=table.grain,
         sources=[_source(run, table, source) for source in table.sources],
         days=computed,
-        carried=(run.lake.location(run.lake.gold(table.name, before)), carried) if before and carried else None,
+        carried=(run.lake.gold(table.name, before), carried) if before and carried else None,
         generated_at=now,
     )
     with run.lake.store.publish(run.lake.gold(table.name, name)) as temporary:
         rows = _write(table, job, engine, temporary, footers.footer_text(content))
         footers.seal(temporary)
+    run.forget_gold_files(table.name)
     prune(run, table, keep)
     said = counted(rows, "row")
     if computed is not None:
@@ -98,7 +99,7 @@ def _source(run: Run, table: Table, source: Source) -> GoldSource:
     """What the SQL reads under a source's name."""
     if source.name in domains():
         state = run.state(source.name)
-        paths = {day.isoformat(): run.lake.location(run.lake.silver(source.name, day)) for day in sorted(state.silver)}
+        paths = {day.isoformat(): run.lake.silver(source.name, day) for day in sorted(state.silver)}
         return GoldSource(source.name, sql_types(state.reading.domain), paths, not source.all_days)
     read = tables()[source.name]
     newest, _ = newest_snapshot(run, read)
@@ -110,7 +111,7 @@ def _source(run: Run, table: Table, source: Source) -> GoldSource:
             f"{table.path}: {read.name} has no date in its grain; write {read.name} (all days) in the line of sources, "
             "so that each day sees all of it"
         )
-    return GoldSource(read.name, {}, {"": run.lake.location(run.lake.gold(read.name, newest))}, is_daily)
+    return GoldSource(read.name, {}, {"": run.lake.gold(read.name, newest)}, is_daily)
 
 
 def sql_types(domain: Domain) -> dict[str, str]:
@@ -158,7 +159,9 @@ def prune(run: Run, table: Table, keep: int) -> None:
     for snapshot in snapshots(run, table):
         if not footer(run, table, snapshot):
             run.lake.store.remove(run.lake.gold(table.name, snapshot.name))
+            run.forget_gold_files(table.name)
     for snapshot in snapshots(run, table)[: -1 - max(0, keep)]:
         path = run.lake.gold(table.name, snapshot.name)
         run.lake.store.remove(path)
+        run.forget_gold_files(table.name)
         run.state(domains_of(table)[0]).gold_footer(path, None)  # forget it

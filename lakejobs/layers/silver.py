@@ -141,7 +141,7 @@ def stored(
         if not held.keys() >= {*old} or sum(records for *_, records in old) != known.counts.records:
             continue
         found[date] = Stored(
-            path=state.lake.location(path),
+            path=path,
             version=file.version,
             counts=SilverFooter.from_json(content).counts,
             verdicts=content["verdicts"],

@@ -46,7 +46,7 @@ def publish(run: Run, visualiser: str) -> bool:
             return False
         # Looked up once: another worker may publish a newer snapshot meanwhile.
         gold = {table.name: newest_snapshot(run, table) for table in tables_of(states)}
-        paths = {name: lake.location(lake.gold(name, snapshot)) for name, (snapshot, _) in gold.items() if snapshot}
+        paths = {name: lake.gold(name, snapshot) for name, (snapshot, _) in gold.items() if snapshot}
         with run.engine.tables(paths) as rows:
             facts = [gold_facts(run, table, gold[table.name][1], rows) for table in tables_of(states)]
             page = render(run, states, facts, made_from, visualiser, rows)

@@ -1,12 +1,13 @@
 """Storage: where the lake's files are. Only this package lists, reads, publishes, removes and locks files.
 
-`Store` is the protocol, `local` a store on a local disk. `layout` knows the path of every file of a lake, `deliveries`
-the names in bronze, `footer` the footers of Parquet files; `documents` reads and writes JSON and pages.
+`Store` is the protocol, `local` a store on a local disk, `objects` one in an object store. `layout` knows the path of
+every file of a lake, `deliveries` the names in bronze, `footer` the footers of Parquet files; `documents` reads and
+writes JSON and pages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -25,7 +26,7 @@ class File(NamedTuple):
     """Relative to the root of the store, or to the directory that was listed."""
     size: int
     version: str
-    """Opaque; changes whenever the file is written to or replaced."""
+    """Opaque; changes whenever the file is written to or replaced. (In an object store, by other content only.)"""
     modified_ns: int
     """Nanoseconds since 1970, UTC."""
 
@@ -56,8 +57,9 @@ class Listing(Protocol):
 class Lease(Protocol):
     """A lock that is held. Each holder that changes something leaves a token for later ones."""
 
-    token: str
-    """What the last holder left; '' if none has."""
+    @property
+    def token(self) -> str:
+        """What the last holder left; '' if none has."""
 
     def renew_token(self) -> str:
         """Leave a new token and return it. If it cannot be stored, it is lost."""
@@ -67,9 +69,15 @@ class Store(Protocol):
     """Files below one root, by relative paths with `/`. Errors are LakeErrors that name the file."""
 
     root: str
+    token_seconds: float
+    """Seconds for which a run need not ask again for a token: asking costs nothing on a disk, else a request."""
 
     def location(self, path: str) -> str:
-        """The location of a file for people and engines: its path on disk, or its URL."""
+        """The location of a file for people: its path on disk, or its URL."""
+
+    def on_disk(self, paths: Sequence[str]) -> list[str]:
+        """Paths on a local disk of files as they are now: their own, or those of copies, which stay as long as this
+        object does. Raises MissingError if one does not exist."""
 
     def url(self, path: str) -> str:
         """The URL of a file."""

@@ -25,7 +25,7 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from lakejobs.config import lake as settings
 from lakejobs.storage import File, Lease, Listing, Store
@@ -83,12 +83,8 @@ class Lake:
         return f"_facts_{domain}.json"
 
     def location(self, path: str) -> str:
-        """The location of a file of the lake, as people and engines know it."""
+        """The location of a file of the lake, as people know it."""
         return self.store.location(path)
-
-    def opened(self, location: str) -> AbstractContextManager[BinaryIO]:
-        """Open a file by its location, as people and engines know it."""
-        return self.store.reading(location.removeprefix(self.location("") + "/"))
 
     def lock(self, name: str) -> AbstractContextManager[Lease]:
         """Hold the lock for writing to a domain, or to whatever else has this name."""
@@ -111,10 +107,20 @@ def current() -> Lake:
     """The lake that the settings point to."""
     section = settings()
     return Lake(
-        LocalStore(section.root.rstrip("/") or "/"),
-        LocalStore(section.staging.rstrip("/") or "/"),
+        open_store(section.root, section.lock_lease),
+        open_store(section.staging, section.lock_lease),
         section.lock_timeout,
     )
+
+
+def open_store(root: str, lease: float) -> Store:
+    """The store at a path on disk, or at the URL of an object store. `lease`: see `ObjectStore`."""
+    root = root.rstrip("/") or "/"
+    if "://" not in root:
+        return LocalStore(root)
+    from lakejobs.storage.objects import ObjectStore
+
+    return ObjectStore(root, lease)
 
 
 def by_date(found: Mapping[str, Kind]) -> dict[dt.date, Kind]:

@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from lakejobs.messages import LakeError, log
@@ -28,11 +28,16 @@ _serial = itertools.count()
 class LocalStore:
     """Files below a directory. Versions consist of size, times and inode; locks are the kernel's."""
 
+    token_seconds = 0.0
+
     def __init__(self, root: str) -> None:
         self.root = root
 
     def location(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
+
+    def on_disk(self, paths: Sequence[str]) -> list[str]:
+        return [self.location(path) for path in paths]
 
     def url(self, path: str) -> str:
         return f"file://{os.path.abspath(self.location(path))}"
@@ -115,13 +120,8 @@ class LocalStore:
 
     @contextlib.contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO]:
-        with explained(f"cannot read {self.location(path)}"):
-            try:
-                handle = open(self.location(path), "rb")  # noqa: SIM115 - closed below
-            except (FileNotFoundError, NotADirectoryError):
-                raise MissingError(f"{self.location(path)} is missing") from None
-            with handle:
-                yield handle
+        with reading(self.location(path)) as handle:
+            yield handle
 
     def version(self, handle: BinaryIO) -> str:
         return _file("", os.fstat(handle.fileno())).version
@@ -291,6 +291,18 @@ def _version(known: os.stat_result) -> str:
 
 def _file(path: str, known: os.stat_result) -> File:
     return File(path, known.st_size, _version(known), known.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[BinaryIO]:
+    """Open a file on the local disk. Raises MissingError if it does not exist."""
+    with explained(f"cannot read {path}"):
+        try:
+            handle = open(path, "rb")  # noqa: SIM115 - closed below
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingError(f"{path} is missing") from None
+        with handle:
+            yield handle
 
 
 def copy(source: BinaryIO, path: str) -> None:

@@ -1,0 +1,456 @@
+"""A lake in an object store: the same tasks, typed as a user types them, give the same lake as on a local disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import objectstores
+import pytest
+from conftest import DOMAINS, PROJECT, LakeUnderTest, as_set, sale
+from objectstores import Fault, Request
+
+from lakejobs.messages import LakeError
+from lakejobs.storage.objects import ObjectStore
+
+
+class Host:
+    """A machine of its own: a working directory, a scratch directory and an environment."""
+
+    def __init__(self, root: Path, url: str, environment: dict[str, str]) -> None:
+        (root / "tmp").mkdir(parents=True)
+        self.root, self.url = root, url
+        self.environment = {
+            **os.environ, **environment, "TMPDIR": str(root / "tmp"), "LUIGI_CONFIG_PATH": str(PROJECT / "luigi.cfg")
+        }  # fmt: skip
+        self.said = ""
+
+    def command(self, *arguments: str) -> list[str]:
+        return [
+            str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", arguments[0], "--local-scheduler",
+            "--lake-root", f"{self.url}/lake", "--lake-staging", f"{self.url}/staging", "--lake-lock-lease", "3",
+            *arguments[1:],
+        ]  # fmt: skip
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments), cwd=self.root, env=self.environment, text=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> int:
+        """Run a task and return the exit code. `said` then holds what it wrote to standard error."""
+        with self.start(*arguments) as process:
+            _, self.said = process.communicate(timeout=300)
+        return process.returncode
+
+    def deliver(self, domain: str, name: str, content: bytes) -> None:
+        """Stage a file in the object store."""
+        with self.store("staging").publish(f"{domain}/{name}") as path:
+            Path(path).write_bytes(content)
+
+    def store(self, name: str = "lake") -> ObjectStore:
+        return ObjectStore(f"{self.url}/{name}", lease=3)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[objectstores.Server]:
+    server = objectstores.seaweedfs()
+    before = {name: os.environ.get(name) for name in server.environment}
+    os.environ.update(server.environment)
+    yield server
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def host(tmp_path: Path, seaweedfs: objectstores.Server) -> Host:
+    return Host(tmp_path / "host", objectstores.new_root(), seaweedfs.environment)
+
+
+@pytest.fixture
+def proxy(seaweedfs: objectstores.Server) -> Iterator[objectstores.Proxy]:
+    made = objectstores.Proxy(seaweedfs)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def watched(tmp_path: Path, proxy: objectstores.Proxy) -> Host:
+    """A host whose requests go through the proxy."""
+    return Host(tmp_path / "watched", objectstores.new_root(), proxy.environment)
+
+
+def download(store: ObjectStore, to: Path) -> LakeUnderTest:
+    """A copy of a lake on the local disk."""
+    for layer in ("silver", "gold"):
+        for depth in (1, 4):
+            for below, listing in store.listings(layer, depth, lambda name: True).items():
+                for file in listing.files():
+                    path = to / "datalake" / layer / below / file.path
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with store.reading(f"{layer}/{below}/{file.path}") as handle:
+                        path.write_bytes(handle.read())
+    return LakeUnderTest(to)
+
+
+def cells(lake: LakeUnderTest) -> dict[str, set[tuple[str, ...]]]:
+    """Every cell of silver and gold, except when the rows were made."""
+    found = {f"silver {domain}": as_set(lake.silver(domain)) for domain in DOMAINS}
+    for directory in sorted((lake.root / "datalake/gold").glob("*")):
+        found[f"gold {directory.name}"] = as_set(lake.gold(directory.name))
+    assert len(found) == 10 and all(found.values())
+    return {name: set(rows) for name, rows in found.items()}
+
+
+def differences(one: LakeUnderTest, other: LakeUnderTest) -> list[tuple[str, tuple[str, ...]]]:
+    """The rows that one of two lakes has and the other lacks."""
+    ours, theirs = cells(one), cells(other)
+    assert ours.keys() == theirs.keys()
+    return [(name, row) for name in ours for row in ours[name] ^ theirs[name]]
+
+
+def inputs() -> dict[tuple[str, str], bytes]:
+    """Dirty deliveries of every domain, by domain and name: those of the golden cases."""
+    found = {}
+    for path in sorted((PROJECT / "tests/golden").glob("*/input/*/*.csv")):
+        number = f"{len(found):02d}"
+        found[path.parent.name, f"{path.stem[:-2]}{number}.csv"] = path.read_bytes()
+    return found
+
+
+def test_the_lake_is_the_same_as_on_a_local_disk(host, lake, command_line):
+    for (domain, name), content in inputs().items():
+        lake.deliver_bytes(domain, name, content)
+        host.deliver(domain, name, content)
+    assert lake.run()
+    assert host.run("GoldAll") == 0, host.said
+    assert differences(lake, download(host.store(), lake.root / "downloaded")) == []
+    before = objectstores.versions(host.url)
+    assert host.run("GoldAll") == 0
+    assert "Did not run any tasks" in host.said
+    assert objectstores.versions(host.url) == before
+    # New rows are merged into what is there.
+    header = ",".join(DOMAINS["sales"].columns)
+    late = f"{header}\n{sale('late')}\n".encode()
+    lake.deliver_bytes("sales", "sales_20261103_090000.csv", late)
+    host.deliver("sales", "sales_20261103_090000.csv", late)
+    assert lake.run()
+    assert host.run("GoldAll") == 0, host.said
+    assert differences(lake, download(host.store(), lake.root / "again")) == []
+
+
+def test_a_run_with_nothing_to_do_costs_few_requests(watched, proxy):
+    counts = []
+    for days in (2, 4):
+        for domain in DOMAINS:
+            row = inputs()[next((name, file) for name, file in inputs() if name == domain)].splitlines()[:2]
+            for day in range(1, days + 1):
+                watched.deliver(domain, f"{domain}_202601{day:02d}_120000.csv", b"\n".join(row))
+        assert watched.run("GoldAll") == 0, watched.said
+        proxy.requests.clear()
+        assert watched.run("GoldAll") == 0, watched.said
+        assert "Did not run any tasks" in watched.said
+        counts.append(proxy.methods)
+    assert counts[0] == counts[1], "the number does not depend on the number of partitions"
+    assert counts[0].total() <= 30, proxy.requests
+    assert counts[0].keys() == {"GET"}
+
+
+# ------------------------------------------------------------------------------------------------ the store, and faults
+
+
+@pytest.fixture
+def direct(seaweedfs: objectstores.Server) -> ObjectStore:
+    """A store with a lease of a second."""
+    return ObjectStore(objectstores.new_root(), lease=1)
+
+
+@pytest.fixture
+def faulty(direct: ObjectStore, proxy: objectstores.Proxy, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The same objects, through the proxy."""
+    for name, value in proxy.environment.items():
+        monkeypatch.setenv(name, value)
+    return ObjectStore(direct.root, lease=20)
+
+
+def put(store: ObjectStore, path: str, content: bytes, replaces: str | None = "any") -> None:
+    with store.publish(path, replaces=replaces) as local:
+        Path(local).write_bytes(content)
+
+
+def get(store: ObjectStore, path: str) -> bytes:
+    with store.reading(path) as handle:
+        return handle.read()
+
+
+def use(store: ObjectStore) -> list[object]:
+    """Use everything that a store can do; returns what it answered."""
+    put(store, "d/a", b"1" * 100, replaces=None)
+    known = store.stat("d/a")
+    assert known
+    put(store, "d/a", b"2" * 100, replaces=known.version)
+    put(store, "d/large", b"3" * (6 << 20))
+    with store.lock("x", 30) as lease:
+        put(store, "d/b", b"4" * 100)
+        put(store, "d/b", b"5" * 100)
+        store.remove("d/a")
+        token = lease.renew_token()
+    with store.lock("x", 30) as lease:
+        assert lease.token == token == store.token("x")
+    listed = store.listings("", 1, lambda name: True)["d"].files()
+    local = [Path(path).read_bytes() for path in store.on_disk(["d/b"])]
+    return [
+        [file.path for file in listed], listed == store.files("d"), store.others(""), get(store, "d/b"), local,
+        get(store, "d/large") == b"3" * (6 << 20), store.stat("d/a"), store.named("d", 0, "b").keys(),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "slow", "cut", "drop", "lose"])
+def test_a_fault_of_any_one_request_changes_no_answer(faulty, proxy, fault):
+    expected = use(faulty)
+    number = len(proxy.requests)
+    assert number > 25
+    for at in range(1, number + 1):
+        proxy.requests.clear()
+        proxy.decide = lambda request: fault if request.number == at else None  # noqa: B023
+        assert use(ObjectStore(objectstores.new_root(), lease=20)) == expected, proxy.requests[at - 1]
+
+
+def test_a_store_that_never_answers_well_is_an_error_not_a_missing_file(faulty, proxy):
+    put(faulty, "a", b"1")
+    proxy.decide = lambda request: "unavailable"
+    with pytest.raises(LakeError, match=r"cannot read s3://.*/a: .*503|SlowDown"):
+        faulty.stat("a")
+
+
+# ------------------------------------------------------------------------------------------------ leases
+
+
+class Frozen:
+    """Lets a holder's requests through until one of a certain kind; that and all later ones wait for `thaw`."""
+
+    def __init__(self, proxy: objectstores.Proxy, method: str, path: str) -> None:
+        self.has_come, self.thaw = threading.Event(), threading.Event()
+
+        def decide(request: Request) -> None:
+            if self.has_come.is_set() or (request.method == method and path in request.path):
+                self.has_come.set()
+                assert self.thaw.wait(60)
+
+        proxy.decide = decide
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_what_a_late_holder_publishes_is_refused(faulty, direct, proxy, was_there):
+    if was_there:
+        put(direct, "d/a", b"old")
+    frozen = Frozen(proxy, "PUT", "/d/a")
+    late = begin(faulty, lambda: put(faulty, "d/a", b"late"))
+    assert frozen.has_come.wait(60)
+    with direct.lock("x", 60):
+        put(direct, "d/a", b"new")
+        frozen.thaw.set()
+        with pytest.raises(LakeError, match="x: lost the lock"):
+            late.result(60)
+        assert get(direct, "d/a") == b"new"
+        put(direct, "d/b", b"the new holder still holds it")
+
+
+def test_what_a_late_holder_removes_stays_if_it_was_made_anew(faulty, direct, proxy):
+    put(direct, "d/a", b"old")
+    frozen = Frozen(proxy, "DELETE", "/d/a")
+    late = begin(faulty, lambda: faulty.remove("d/a"))
+    assert frozen.has_come.wait(60)
+    with direct.lock("x", 60):
+        put(direct, "d/a", b"new")
+        frozen.thaw.set()
+        with pytest.raises(LakeError, match=r"changed by another run|lost the lock"):
+            late.result(60)
+        assert get(direct, "d/a") == b"new"
+
+
+def test_a_late_holder_that_harms_nothing_fails_too(faulty, direct, proxy):
+    frozen = Frozen(proxy, "PUT", "/d/a")
+    late = begin(faulty, lambda: put(faulty, "d/a", b"late"))
+    assert frozen.has_come.wait(60)
+    with direct.lock("x", 60):
+        frozen.thaw.set()
+        with pytest.raises(LakeError, match="x: lost the lock"):
+            late.result(60)
+
+
+def begin(store: ObjectStore, act: Callable[[], None]) -> Future[None]:
+    """Take a lease of a second, then do something, in a thread."""
+    store.lease = 1
+
+    def run() -> None:
+        with store.lock("x", 10):
+            act()
+
+    return ThreadPoolExecutor(1).submit(run)
+
+
+# ------------------------------------------------------------------------------------------------ hosts
+
+
+def staged(host: Host, to: Path) -> None:
+    """Copy what is staged in the object store to the local disk."""
+    for domain, listing in host.store("staging").listings("", 1, lambda name: True).items():
+        for file in listing.files():
+            path = to / "local_output" / domain / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with host.store("staging").reading(f"{domain}/{file.path}") as handle:
+                path.write_bytes(handle.read())
+
+
+def test_two_hosts_work_on_one_lake_at_once(host, lake, tmp_path, seaweedfs):
+    other = Host(tmp_path / "other", host.url, seaweedfs.environment)
+    running = []
+    for number in range(3):
+        batch = f"2026110{number + 1}_120000"
+        running += [host.start("GoldAll"), other.start("GenerateAll", "--GenerateAll-batch", batch)]
+        running.append(other.start("GoldAll"))
+        for process in running[-3:]:
+            _, said = process.communicate(timeout=300)
+            # A lake without anything staged is complete, or waits; nothing may fail.
+            assert process.returncode == 0, said
+    assert host.run("GoldAll") == 0, host.said
+    staged(host, lake.root)
+    assert lake.run()
+    assert differences(lake, download(host.store(), lake.root / "downloaded")) == []
+
+
+@pytest.mark.parametrize("at", [0.3, 0.7])
+def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(watched, lake, proxy, seaweedfs, tmp_path, at):
+    other = Host(tmp_path / "other", watched.url, seaweedfs.environment)
+    for (domain, name), content in inputs().items():
+        lake.deliver_bytes(domain, name, content)
+        watched.deliver(domain, name, content)
+    assert lake.run()
+    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
+    for (domain, name), content in inputs().items():
+        rehearsal.deliver(domain, name, content)
+    proxy.requests.clear()
+    assert rehearsal.run("GoldAll") == 0
+    number = int(len(proxy.requests) * at)
+    proxy.requests.clear()
+    has_stopped, go_on = threading.Event(), threading.Event()
+    processes: list[subprocess.Popen[str]] = []
+
+    def decide(request: Request) -> None:
+        if request.number == number:
+            processes[0].send_signal(signal.SIGSTOP)
+            has_stopped.set()
+            assert go_on.wait(300)
+
+    proxy.decide = decide
+    processes.append(watched.start("GoldAll"))
+    assert has_stopped.wait(120)
+    assert other.run("GoldAll") == 0, other.said
+    assert differences(lake, download(other.store(), lake.root / "taken over")) == []
+    go_on.set()
+    processes[0].send_signal(signal.SIGCONT)
+    _, said = processes[0].communicate(timeout=300)
+    assert processes[0].returncode == 0 or "run again" in said, said
+    assert other.run("GoldAll") == 0, other.said
+    assert differences(lake, download(other.store(), lake.root / "at the end")) == []
+
+
+@pytest.mark.parametrize("fault", ["drop", "lose"])
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_a_run_that_is_killed_at_a_request_needs_no_repair(watched, lake, proxy, tmp_path, fault, at):
+    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
+    for (domain, name), content in inputs().items():
+        lake.deliver_bytes(domain, name, content)
+        watched.deliver(domain, name, content)
+        rehearsal.deliver(domain, name, content)
+    assert lake.run()
+    proxy.requests.clear()
+    assert rehearsal.run("GoldAll") == 0
+    number = int(len(proxy.requests) * at)
+    proxy.requests.clear()
+    processes: list[subprocess.Popen[str]] = []
+
+    def decide(request: Request) -> Fault | None:
+        if request.number != number:
+            return None
+        processes[0].kill()
+        processes[0].wait()
+        return fault
+
+    proxy.decide = decide
+    processes.append(watched.start("GoldAll"))
+    processes[0].communicate(timeout=300)
+    assert processes[0].returncode == -signal.SIGKILL
+    assert watched.run("GoldAll") == 0, watched.said
+    assert differences(lake, download(watched.store(), lake.root / "at the end")) == []
+
+
+# ------------------------------------------------------------------------------------------------ what people meet
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, [], "permission denied (SignatureDoesNotMatch); check the credentials"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, [], "no answer from http://127.0.0.1:9; check AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "nonsense"}, [], "AWS_ENDPOINT_URL=nonsense: expected a URL"),
+        ({}, ["--lake-root", "s3://no-such-bucket/lake"], "the bucket does not exist; create it"),
+        ({}, ["--lake-root", "ftp://host/lake"], "ftp://host/lake is not the URL of an object store"),
+    ],
+)
+def test_what_is_wrong_with_the_store_is_said_in_a_sentence(host, changes, arguments, message):
+    host.environment |= changes
+    assert host.run("GoldAll", *arguments) in (30, 35)
+    assert message in host.said
+    assert "Traceback" not in host.said
+
+
+def test_several_workers_are_refused_instead_of_hanging(host):
+    for (domain, name), content in inputs().items():
+        host.deliver(domain, name, content)
+    assert host.run("GoldAll", "--workers", "2") != 0
+    assert "run with --workers 1" in host.said
+
+
+def test_a_local_lake_does_not_import_the_library(lake, command_line):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale())
+    script = "import luigi, sys; luigi.run(['--module', 'lakejobs', 'GoldAll', '--local-scheduler'])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; print('obstore' in sys.modules)"],
+        capture_output=True, text=True, env=command_line,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_pages_are_published_and_served(host):
+    for (domain, name), content in inputs().items():
+        host.deliver(domain, name, content)
+    assert host.run("GoldAll") == 0, host.said
+    (port,) = objectstores.free_ports(1)
+    environment = {**host.environment, "DOCS_PORT": str(port), "DOCS_HOME": str(host.root / "docs")}
+    script = str(PROJECT / "scripts/docs")
+    try:
+        # Not captured: the server would keep the pipe open.
+        started = subprocess.run([script, "start", f"{host.url}/lake"], env=environment, stdout=subprocess.DEVNULL)
+        assert started.returncode == 0
+        for path, text in (("report.html", "Gold"), ("data_docs/index.html", "sales")):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+                assert text in answer.read().decode()
+        for path in ("nothing.html", "../_facts_sales.json", "%2e%2e/_facts_sales.json"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}")
+    finally:
+        subprocess.run([script, "stop"], env=environment)
