@@ -1,6 +1,6 @@
 """lakejobs: a medallion lake as a Luigi pipeline. `luigi --module lakejobs` loads this module."""
 
-from lakejobs import config, console
+from lakejobs import config, luigi_output
 
 __all__ = [
     "Bronze",
@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 config.apply_defaults()
-console.install(__all__)
+luigi_output.install(__all__)
 
 from lakejobs.tasks import (  # noqa: E402 - only once Luigi has its settings
     Bronze,

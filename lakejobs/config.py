@@ -136,7 +136,7 @@ DEFAULTS = {
         "rpc_log_retries": "false",
         "log_level": "INFO",
     },
-    "worker": {"check_unfulfilled_deps": "false", "task_process_context": "lakejobs.console.TaskContext"},
+    "worker": {"check_unfulfilled_deps": "false", "task_process_context": "lakejobs.luigi_output.TaskContext"},
 }
 
 

@@ -13,18 +13,18 @@ from typing import Any
 import luigi
 
 from lakejobs.config import lake as settings
-from lakejobs.console import show_progress, tell
 from lakejobs.freshness import runs
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
 from lakejobs.layers import bronze, gold, silver, staging
+from lakejobs.luigi_output import show_progress, tell
 from lakejobs.messages import LakeError, OnProgress, counted, span
-from lakejobs.pages import docs, report
-from lakejobs.parameters import BatchParameter, DatesParameter, DomainParameter, TableParameter, parse_date
+from lakejobs.pages import data_docs, report
 from lakejobs.project import broken_domains, domains
 from lakejobs.quality import importing, suite
 from lakejobs.storage import deliveries, documents, layout
 from lakejobs.tables import Table, broken_sources, broken_tables, domains_of, tables
+from lakejobs.task_parameters import BatchParameter, DatesParameter, DomainParameter, TableParameter, parse_date
 
 RUN = uuid.uuid4().hex[:12]
 
@@ -199,10 +199,10 @@ class Silver(LakeTask):
             page = None
             if built.validation:
                 # The page says what was published, so it is written after publishing.
-                kept = docs.keep(
+                kept = data_docs.keep(
                     run.lake, built.validation, built.counts, built.new_records, built.withheld, built.examples
                 )
-                page = docs.page_url(run.lake, kept)
+                page = data_docs.page_url(run.lake, kept)
         if built.withheld:
             raise LakeError(silver.withheld_message(self.domain, built, suite.suite_path(self.domain), page or ""))
         tell(self, str(built), percent=100, link=page)
@@ -289,9 +289,9 @@ class Gold(LakeTask):
             if not is_fresh(run, table):
                 # Pages left over by a run that died after it published.
                 for domain in domains_of(table):
-                    docs.sweep(run.lake, domain)
+                    data_docs.sweep(run.lake, domain)
                 said = gold.build(run, table, run.engine, settings().keep_snapshots)
-                tell(self, said, percent=100, link=docs.page_url(run.lake, run.lake.report))
+                tell(self, said, percent=100, link=data_docs.page_url(run.lake, run.lake.report))
 
 
 class GoldTarget(luigi.Target):
@@ -347,7 +347,7 @@ class Report(LakeTask):
     def run(self) -> None:
         run = runs.current()
         if report.publish(run, visualiser_url()):
-            link = docs.page_url(run.lake, run.lake.report)
+            link = data_docs.page_url(run.lake, run.lake.report)
             tell(self, f"written to {self.output()}", percent=100, link=link)
 
 

@@ -21,7 +21,7 @@ from luigi.task_register import Register
 
 import lakejobs
 from lakejobs import tables
-from lakejobs.freshness.state import summarise
+from lakejobs.freshness.domain_state import summarise
 from lakejobs.model import Landing, Manifest
 from lakejobs.project import domains
 from lakejobs.storage import documents, footer

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Operated, sale
 
-from lakejobs import console
+from lakejobs import luigi_output
 from lakejobs.engine import records
 
 LUIGI = Path(sys.executable).with_name("luigi")
@@ -237,8 +237,8 @@ def test_ctrl_c_ends_a_run_with_a_sentence_and_another_run_goes_on(tmp_path, sch
             assert any("1 file landed" in line for line in process.stderr)
             os.killpg(process.pid, signal.SIGINT)
             said = process.stderr.read()
-            assert process.wait(timeout=60) == console.INTERRUPTED_CODE, said
-        assert said.splitlines()[-1] == console.INTERRUPTED
+            assert process.wait(timeout=60) == luigi_output.INTERRUPTED_CODE, said
+        assert said.splitlines()[-1] == luigi_output.INTERRUPTED
         assert "Traceback" not in said
         assert "Error" not in said
         assert not lake.snapshots("daily_sales_summary")
@@ -260,4 +260,8 @@ if child := os.fork():
     print("not interrupted")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (console.INTERRUPTED_CODE, "", f"{console.INTERRUPTED}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        luigi_output.INTERRUPTED_CODE,
+        "",
+        f"{luigi_output.INTERRUPTED}\n",
+    )

@@ -20,13 +20,13 @@ from types import SimpleNamespace
 import pytest
 from conftest import PROJECT, LakeUnderTest, lake_in, sale
 
-from lakejobs import console
+from lakejobs import luigi_output
 from lakejobs.commands import summary
 from lakejobs.engine.partitions import rescued_values
+from lakejobs.freshness.domain_state import DomainState
 from lakejobs.freshness.runs import Run
-from lakejobs.freshness.state import DomainState
 from lakejobs.messages import percent
-from lakejobs.pages import charts, docs
+from lakejobs.pages import charts
 from lakejobs.quality.evaluation import EXAMPLE_ROWS
 from lakejobs.storage import documents
 
@@ -445,7 +445,7 @@ def test_red_is_for_what_was_stopped(lake):
     assert content
     content["meta"]["lakejobs"]["withheld"] = {"2026-11-01": "too few rows"}
     documents.write_json(store, path, content)
-    rendered = docs.render_index(lake_in(lake.root), "sales")
+    rendered = data_docs.render_index(lake_in(lake.root), "sales")
     assert "✘" in rendered and "withheld: 2026-11-01" in rendered
 
 
@@ -454,7 +454,7 @@ def test_red_is_for_what_was_stopped(lake):
 
 def test_a_message_is_text_to_the_visualiser_which_takes_it_for_html():
     said: list[str] = []
-    console.announce(SimpleNamespace(set_status_message=said.append), "landed <img src=x>.csv")
+    luigi_output.announce(SimpleNamespace(set_status_message=said.append), "landed <img src=x>.csv")
     assert said == ["landed &lt;img src=x&gt;.csv"]
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from luigi.cmdline_parser import CmdlineParser
 
+from lakejobs.freshness.domain_state import DomainState
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.snapshots import newest_snapshot
-from lakejobs.freshness.state import DomainState
 from lakejobs.messages import counted
-from lakejobs.pages import docs
+from lakejobs.pages import data_docs
 from lakejobs.project import domains
 from lakejobs.storage import documents
 from lakejobs.storage.layout import Lake
@@ -70,7 +70,7 @@ def show(run: Run) -> str:
 
 def link(lake: Lake, path: str) -> str:
     """The URL where a page is served; the file's own URL if no page, or that of another lake, is served there."""
-    url = docs.page_url(lake, path)
+    url = data_docs.page_url(lake, path)
     if url.startswith("http"):
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:

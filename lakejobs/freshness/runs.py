@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from lakejobs.config import lake as settings
 from lakejobs.engine import Engine
 from lakejobs.engine.local import LocalEngine
-from lakejobs.freshness.state import DomainState
+from lakejobs.freshness.domain_state import DomainState
 from lakejobs.messages import log
 from lakejobs.storage import File, layout
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from lakejobs.engine import CsvFile, Engine, FileCount, NotPlainError, records
-from lakejobs.freshness.state import EMPTY, DomainState
+from lakejobs.freshness.domain_state import EMPTY, DomainState
 from lakejobs.messages import LakeError, OnProgress, counted, few, log
 from lakejobs.model import Domain, Inspection, Manifest, ManifestEntry, Staged
 from lakejobs.project import domains

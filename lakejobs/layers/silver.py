@@ -18,8 +18,8 @@ from typing import Any
 
 from lakejobs.engine import CsvFile, Engine, SilverJob, SilverResult, Stored
 from lakejobs.engine.sql import READING
+from lakejobs.freshness.domain_state import DomainState
 from lakejobs.freshness.made_by import SILVER_VERSION
-from lakejobs.freshness.state import DomainState
 from lakejobs.layers import bronze
 from lakejobs.messages import LakeError, OnProgress, counted, few, log, percent
 from lakejobs.model import Counts, ManifestEntry, SilverFooter

@@ -15,12 +15,12 @@ from typing import Any
 
 from lakejobs.engine import QueryError, Rows
 from lakejobs.engine.sql import relations_read, text
+from lakejobs.freshness.domain_state import DomainState
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
-from lakejobs.freshness.state import DomainState
 from lakejobs.messages import LakeError, counted, few, log
 from lakejobs.model import GoldFooter, Landing, digest
-from lakejobs.pages import docs
+from lakejobs.pages import data_docs
 from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
 from lakejobs.project import broken_domains, domains
 from lakejobs.quality import suite
@@ -150,9 +150,9 @@ def render(
     """The page as HTML."""
     known = {domain: state for domain, state in states.items() if isinstance(state, DomainState)}
     gold = {facts["name"]: facts for facts in tables_known}
-    return docs.environment().get_template("report.html").render(
+    return data_docs.environment().get_template("report.html").render(
         lineage=made_from,
-        style=docs.style(),
+        style=data_docs.style(),
         made_at=dt.datetime.now(dt.UTC),
         visualiser=visualiser,
         domains=[domain_facts(run, domain, state) for domain, state in states.items()],
@@ -176,7 +176,7 @@ def render(
 def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[str, Any]:
     """What the page shows about a domain: its state, its rows by layer and by day, and its problem files."""
     undone = due(run, state)
-    page = docs.newest_page(run.lake, domain)
+    page = data_docs.newest_page(run.lake, domain)
     facts: dict[str, Any] = {"name": domain, "due": undone, "reasons": _reasons(domain) if undone else [], "page": page}
     if isinstance(state, LakeError):
         return {**facts, "is_empty": True, "charts": [], "days": [], "rejected": [], "notes": [], "warnings": []}
@@ -294,7 +294,7 @@ def failing_rules(states: Iterable[DomainState]) -> list[dict[str, Any]]:
                 "code": code,
                 "rows": failing,
                 "share": failing / rows,
-                "note": notes.get(code) or docs.READING.get(code.partition(":")[0], ""),
+                "note": notes.get(code) or data_docs.READING.get(code.partition(":")[0], ""),
             }
             for code, failing in failures.items()
         ]

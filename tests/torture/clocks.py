@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 
 from lakejobs.engine import partitions
 from lakejobs.layers import gold
-from lakejobs.pages import docs
 from torture.lakes import Place, Row, Workshop, ask, differences, fork, sale, seeded, wait
 
-MODULES = (docs, gold, partitions)
+MODULES = (data_docs, gold, partitions)
 """The modules that read the clock."""
 
 

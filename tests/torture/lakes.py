@@ -38,14 +38,14 @@ import lakejobs  # noqa: F401
 from lakejobs import project
 from lakejobs.domains import _catalogue as catalogue
 from lakejobs.layers import staging
-from lakejobs.pages import docs
+from lakejobs.pages import data_docs
 from lakejobs.quality import importing
 from lakejobs.storage import documents, footer
 from lakejobs.storage.local import LocalStore
 
 importing.import_great_expectations()
-docs._view()
-docs.style()
+data_docs._view()
+data_docs.style()
 catalogue.products()
 
 DOMAINS = project.domains()

@@ -24,7 +24,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
 MODULES = (
-    "storage.local", "freshness.state", "layers.bronze", "layers.silver", "layers.gold", "engine.local",
+    "storage.local", "freshness.domain_state", "layers.bronze", "layers.silver", "layers.gold", "engine.local",
     "engine.partitions", "quality.evaluation",
 )  # fmt: skip
 QUICK = [
