@@ -26,7 +26,7 @@ from lakejobs.engine.partitions import rescued_values
 from lakejobs.freshness.domain_state import DomainState
 from lakejobs.freshness.runs import Run
 from lakejobs.messages import percent
-from lakejobs.pages import charts
+from lakejobs.pages import charts, data_docs
 from lakejobs.quality.evaluation import EXAMPLE_ROWS
 from lakejobs.storage import documents
 

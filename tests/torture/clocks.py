@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from lakejobs.engine import partitions
 from lakejobs.layers import gold
+from lakejobs.pages import data_docs
 from torture.lakes import Place, Row, Workshop, ask, differences, fork, sale, seeded, wait
 
 MODULES = (data_docs, gold, partitions)
