@@ -49,7 +49,7 @@ def some_file(draw: random.Random, number: int) -> bytes:
     """A file with good rows, corrections of earlier ones, and everything that can be wrong with a row."""
     lines = []
     for _ in range(draw.randint(1, 25)):
-        price = draw.choice(["5.00", "5.00", "1.10", "", "x"])
+        price = draw.choice(["5.00", "5.00", "1.10", "999999999999999", "", "x"])
         lines.append(
             sale(
                 draw.choice([f"s{draw.randint(1, 40)}", f"n{number}-{len(lines)}", ""]),

@@ -5,6 +5,7 @@ Checked against fractions, from the smallest amounts to the largest that a numbe
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from fractions import Fraction
@@ -14,12 +15,14 @@ from conftest import LakeUnderTest, sale
 
 DRAWN = 3_000
 TIES = [(1, "1.005"), (1, "-1.005"), (1, "2.675"), (3, "0.335"), (1, "0.285"), (1, "1.115"), (1, "0.000001")]
+FINE = [(300000, "0.333333333333"), (1000000, "0.1234567"), (5000000, "0.000000001"), (1000000, "123456789.1234567")]
+"""Many pieces at a price of many decimals."""
 LARGE = [(1, "17500000000.1"), (2, "52076209271314.585"), (1, "999999999999999.8"), (-1, "123456789012345.13")]
 
 
-def exact(value: float, places: int = 6) -> Fraction:
+def exact(value: float) -> Fraction:
     """The amount that a double stands for: the shortest decimal that it is printed as."""
-    return rounded(Fraction(repr(value)), places)
+    return Fraction(repr(value))
 
 
 def rounded(value: Fraction, places: int) -> Fraction:
@@ -36,14 +39,16 @@ def nearest(value: Fraction) -> float:
 def drawn(draw: random.Random) -> tuple[int, str]:
     """A quantity and a price."""
     size = 10 ** draw.uniform(-2, 14)
-    places = draw.choice([0, 1, 2, 2, 3, 6])
-    return draw.choice([1, 1, 2, 3, -1]), f"{draw.uniform(0, size):.{places}f}"
+    places = draw.choice([0, 1, 2, 2, 3, 6, 9, 15])
+    most = min(10**9, 10**14 / size)
+    quantity = draw.choice([1, 1, 2, 3, -1, max(1, int(10 ** draw.uniform(0, math.log10(most))))])
+    return quantity, f"{draw.uniform(0, size):.{places}f}"
 
 
 @pytest.fixture
 def lines() -> list[tuple[int, str]]:
     draw = random.Random(20261101)
-    return [*TIES, *LARGE, *(drawn(draw) for _ in range(DRAWN))]
+    return [*TIES, *FINE, *LARGE, *(drawn(draw) for _ in range(DRAWN))]
 
 
 def test_amounts_of_sales(lake: LakeUnderTest, lines: list[tuple[int, str]]):
@@ -59,7 +64,7 @@ def test_amounts_of_sales(lake: LakeUnderTest, lines: list[tuple[int, str]]):
         totals[f"s{number}"] = kept
         days[day].append(exact(kept))
         categories[day, category].append(exact(kept))
-        prices[day, category].append(exact(float(price)))
+        prices[day, category].append(rounded(exact(float(price)), 6))
         delivered.append(sale(f"s{number}", day, quantity, price, repr(reported), category))
     lake.deliver("sales", "sales_20261101_120000.csv", *delivered)
     assert lake.run()
@@ -78,12 +83,23 @@ def test_amounts_of_sales(lake: LakeUnderTest, lines: list[tuple[int, str]]):
         assert dict(zip(keys, by_category[column], strict=True)) == expected
 
 
+def test_a_total_that_is_too_large_is_not_taken_as_reported(lake: LakeUnderTest):
+    lake.deliver("sales", "a.csv", sale("s1", "2026-10-01", 999999, "999999999999.99", "1.01"))
+    assert lake.run()
+    lake.deliver("sales", "b.csv", sale("s2", "2026-10-01", 2, "5.00", "10.00"))
+    assert lake.run()
+    rows = lake.silver().sort_values("sale_id")
+    assert rows["validation_errors"].fillna("").to_list() == ["OUT_OF_RANGE:total_amount", ""]
+    assert rows["total_amount"].to_list() == [1.01, 10]
+    assert by_day(lake.gold("daily_sales_summary"), "total_revenue") == {"2026-10-01": 10}
+
+
 def test_costs_of_movements(lake: LakeUnderTest, lines: list[tuple[int, str]]):
     draw = random.Random(20261103)
     costs, delivered = defaultdict(list), []
     for number, (quantity, cost) in enumerate(lines):
         product = f"P{draw.randint(0, 2000)}"
-        costs[product].append(abs(quantity) * exact(float(cost), 4))
+        costs[product].append(rounded(abs(quantity) * exact(float(cost)), 6))
         delivered.append(f"m{number},2026-10-01,{product},Lamp,W1,inbound,{abs(quantity)},{cost},S1")
     lake.deliver("inventory", "inventory_20261101_120000.csv", *delivered)
     assert lake.run()

@@ -60,7 +60,7 @@ DOMAIN = Domain(
         "unit_price": Column("number", "price of one piece, in the source's currency"),
         "total_amount": Column("number", "quantity × unit_price, to the cent"),
         "payment_method": Column("text", "how it was paid"),
-        "status": Column("text", "completed, pending or refunded"),
+        "status": Column("text", "completed, pending, refunded or cancelled"),
     },
     key="sale_id",
     event_time="timestamp",
@@ -70,9 +70,11 @@ DOMAIN = Domain(
         Correction(
             column="total_amount",
             operands=("quantity", "unit_price"),
-            # By way of text, because a direct cast of a large price loses cents.
-            expression="round(cast(quantity as decimal(15, 0)) "
-            "* cast(cast(unit_price as string) as decimal(21, 6)), 2)",
+            # By way of text, because a direct cast of a large price loses cents. A double has at most 17 digits, and
+            # the product of decimals at most 38.
+            expression="case when abs(unit_price) >= 1e8 or unit_price = round(unit_price, 8) "
+            "then round(cast(quantity as decimal(15, 0)) * cast(cast(unit_price as string) as decimal(23, 8)), 2) "
+            "else round(cast(quantity as decimal(15, 0)) * cast(cast(unit_price as string) as decimal(23, 15)), 2) end",
             tolerance=0.01,
         ),
     ),

@@ -77,6 +77,11 @@ def typed_rows(reading: Reading) -> str:
         *(f"case when {name}_text is not null and {name} is null then '{TYPE}:{name}' end" for name in typed),
         f"case when {domain.event_time} is not null and event_time_ is null "
         f"then '{OUT_OF_RANGE}:{domain.event_time}' end",
+        *(
+            f"case when {correction.column}_expected is null and ({correction.expression}) is not null "
+            f"then '{OUT_OF_RANGE}:{correction.column}' end"
+            for correction in domain.corrections
+        ),
     ]
     reported = [
         f"""case when {name}_is_wrong then '"{name}": ' || coalesce(json_text({name}_text), 'null') end"""
@@ -125,7 +130,8 @@ def stored_rows(reading: Reading) -> str:
     rows = _compared(domain, rows)
     return (
         f"select {', '.join(kept)}, type_errors, coalesce(type_errors = '{MALFORMED}', false) as is_malformed, "
-        f"case when type_errors is null or type_errors not like '%{OUT_OF_RANGE}:%' then {domain.event_time} end "
+        f"case when type_errors is null or not regexp_like(type_errors, '(^|; ){OUT_OF_RANGE}:{domain.event_time}(;|$)') "
+        f"then {domain.event_time} end "
         f"as event_time_, {', '.join(columns)}, "
         f"{''.join(f'{correction.difference}, ' for correction in domain.corrections)}"
         "case when type_errors is null then validation_errors "

@@ -32,7 +32,8 @@ TOTALS = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "res
 READING = {
     MALFORMED: "A line with too many or too few fields, or with broken quotes. Its text is kept in rescued_data.",
     TYPE: "A value that does not fit its column’s type. It is NULL in silver; its text is kept in rescued_data.",
-    OUT_OF_RANGE: "A timestamp before [lake] earliest_date, or later than the day after its file was delivered.",
+    OUT_OF_RANGE: "A timestamp before [lake] earliest_date, or later than the day after its file was delivered; "
+    "or a corrected column whose computed value does not fit its type.",
 }
 """Codes found while reading files, before any rule of the suite; such rows are invalid."""
 

@@ -4,11 +4,16 @@
 -- quantity × unit_cost, in the currency of the source. If a product has several names, the last in sort order is shown.
 -- chart with shares: Stock moved | total_quantity by movement_type | Pieces, as booked.
 with movements as (
-    -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents.
+    -- Amounts become decimals and doubles by way of text, because a direct cast of a large one loses cents. A double has
+    -- at most 17 digits, and the product of decimals at most 38.
     select
         *,
         cast(timestamp as date) as date,
-        cast(quantity as decimal(15, 0)) * cast(cast(unit_cost as string) as decimal(19, 4)) as cost
+        cast(case
+            when abs(unit_cost) >= 1e8 or unit_cost = round(unit_cost, 8)
+            then round(cast(quantity as decimal(15, 0)) * cast(cast(unit_cost as string) as decimal(23, 8)), 6)
+            else round(cast(quantity as decimal(15, 0)) * cast(cast(unit_cost as string) as decimal(23, 15)), 6)
+        end as decimal(38, 6)) as cost
     from inventory
 )
 select
