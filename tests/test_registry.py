@@ -203,6 +203,10 @@ def test_every_expectation_gives_the_verdict_of_plain_great_expectations(lake):
     lake.deliver("inventory", "inventory_20261101_120000.csv", *ROWS)
     done = run(lake)
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    (page,) = (lake.root / "datalake/quality/data_docs/validations/inventory").glob("*.html")
+    # Of a column that is there, and of a set that is as expected, Great Expectations reports nothing.
+    assert page.read_text().count(">--<") == 2
     rows = partition(lake, "2026-11-01")
     expected = plain(rows[COLUMNS], SAMPLES)
     (stored,) = (lake.root / "datalake/quality/validations/inventory").glob("inventory_*.json")

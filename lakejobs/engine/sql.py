@@ -113,6 +113,7 @@ def stored_rows(reading: Reading) -> str:
     """
     domain = reading.domain
     code = f"({MALFORMED}|({TYPE}|{OUT_OF_RANGE}):[a-z0-9_]+)"
+    no_time = f"(^|; ){OUT_OF_RANGE}:{domain.event_time}(;|$)"
     found = f"nullif(regexp_extract(validation_errors, '^{code}(; {code})*', 0), '')"
     kept = ["row_number_", "partition_date", "source_file", "source_record", "corrections", "rescued_data"]
     corrected = {correction.column for correction in domain.corrections}
@@ -130,8 +131,7 @@ def stored_rows(reading: Reading) -> str:
     rows = _compared(domain, rows)
     return (
         f"select {', '.join(kept)}, type_errors, coalesce(type_errors = '{MALFORMED}', false) as is_malformed, "
-        f"case when type_errors is null or not regexp_like(type_errors, '(^|; ){OUT_OF_RANGE}:{domain.event_time}(;|$)') "
-        f"then {domain.event_time} end "
+        f"case when type_errors is null or not regexp_like(type_errors, '{no_time}') then {domain.event_time} end "
         f"as event_time_, {', '.join(columns)}, "
         f"{''.join(f'{correction.difference}, ' for correction in domain.corrections)}"
         "case when type_errors is null then validation_errors "

@@ -14,6 +14,7 @@ A critical rule withholds a partition if it fails as a table rule, or if fewer r
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -370,7 +371,7 @@ class Outcome:
             return
         if self.observed is None or not result.success:
             self.observed = _observed(content)
-            self.details = content.get("details")
+            self.details = _without_numpy(content.get("details"))
         if partition and not result.success:
             self._failed_tables[partition] = f"observed {_observed(content)}"
 
@@ -518,10 +519,17 @@ def _reason(result: Any) -> str:
 def _observed(content: Mapping[str, Any]) -> Any:
     """What a table rule observed; if it compares sets of values, the unexpected or missing ones."""
     if (observed := content.get("observed_value")) is not None:
-        return observed
+        return _without_numpy(observed)
     lists = {"unexpected": "partial_unexpected_list", "missing": "partial_missing_list"}
     found = [f"{name} {few(content[key])}" for name, key in lists.items() if content.get(key)]
     return ", ".join(found) or None
+
+
+def _without_numpy(value: Any) -> Any:
+    """A value as it is stored. Data Docs fail to show numbers of NumPy, some of which pass for Python's."""
+    from great_expectations.util import convert_to_json_serializable
+
+    return json.loads(json.dumps(convert_to_json_serializable(value)))
 
 
 def _one_line(error: object) -> str:
