@@ -20,7 +20,7 @@ TYPES = {
     "decimal(p, s)": "exact, p digits in total, s of them after the decimal point",
     "boolean": "true or false, t or f, yes or no, 1 or 0, in upper or lower case",
     "date": "YYYY-MM-DD",
-    "timestamp": "UTC, microseconds",
+    "timestamp": "UTC, to the microsecond",
 }
 DECIMAL = re.compile(r"decimal\( *([0-9]{1,2}) *, *([0-9]{1,2}) *\)")
 MOST_DIGITS = 38
