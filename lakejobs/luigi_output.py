@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import difflib
 import html
 import logging
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from traceback import clear_frames
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lakejobs.messages import LakeError, log
@@ -204,16 +205,33 @@ def show_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
         sys.__excepthook__(kind, error, traceback)
 
 
+def leave(code: int) -> None:
+    """Replacement for `sys.exit` in Luigi's command line: leaves it to the system to take the process down.
+
+    Python would first free every object and look for garbage, which takes 0.3 s once Great Expectations is imported.
+    """
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(code)  # Python reports it
+    os._exit(code)
+
+
 _tasks: tuple[str, ...] = ()
 
 
 def install(tasks: Sequence[str]) -> None:
-    """Install the log filters and the exception hook. `tasks` are the names to suggest for an unknown task."""
+    """Install the log filters, the exception hook and a fast exit. `tasks` are the names to suggest for an unknown
+    task."""
     global _tasks
     _tasks = tuple(tasks)
     sys.excepthook = show_uncaught
     sys.unraisablehook = show_unraisable
     os.register_at_fork(after_in_child=leave_on_interrupt)
+    if command_line := sys.modules.get("luigi.retcodes"):
+        command_line.sys = SimpleNamespace(**{**vars(sys), "exit": leave})  # type: ignore[attr-defined]
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
         luigi_log.addFilter(PlainMessages())

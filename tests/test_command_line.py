@@ -265,3 +265,17 @@ if child := os.fork():
         "",
         f"{luigi_output.INTERRUPTED}\n",
     )
+
+
+def test_the_fast_exit_does_what_was_left_for_the_end(lake):
+    script = """
+import atexit, sys
+from luigi.cmdline import luigi_run
+atexit.register(print, "registered")
+print("not flushed", end="; ")
+luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler", "--lake-staging", sys.argv[1]])
+"""
+    for staging, code in (("local_output", 0), ("missing", 35)):
+        command = [sys.executable, "-c", script, staging]
+        done = subprocess.run(command, cwd=lake.root, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (code, "not flushed; registered\n"), done.stderr
