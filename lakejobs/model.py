@@ -91,6 +91,8 @@ class Correction:
     expression: str
     """SQL over the operands, with an exact (decimal) result so that engines agree to the cent."""
     tolerance: float
+    holds: str = ""
+    """Cheap SQL that is true only where the reported value certainly is the computed one, which saves computing it."""
 
     @property
     def difference(self) -> str:

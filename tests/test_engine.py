@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import multiprocessing
 import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,9 @@ from lakejobs.engine import (
     Reading,
     SilverJob,
     records,
+    sql,
 )
+from lakejobs.engine.duckdb import Connection
 from lakejobs.engine.local import LocalEngine
 from lakejobs.messages import LakeError
 from lakejobs.quality.suite import load_suite
@@ -216,3 +219,23 @@ def test_gold_tables_can_be_asked(engine, partitions):
         assert rows.rows("select sum(quantity) from one") == [(2,)]
         with pytest.raises(QueryError):
             rows.rows("select nothing from one")
+
+
+def test_the_short_cut_of_a_correction_changes_nothing(tmp_path):
+    draw = random.Random(20261104)
+    lines = []
+    for number in range(20_000):
+        quantity, price = int(10 ** draw.uniform(0, 6)), round(10 ** draw.uniform(-4, 6), draw.choice([0, 2, 2, 4, 12]))
+        off = draw.choice([0, 0, 1e-6, 0.0001, 0.004, 0.0049, 0.005, 0.0051, 0.01, 0.02]) * draw.choice([-1, 1])
+        total = round(quantity * price + off, draw.choice([1, 2, 2, 2, 3, 6]))
+        lines.append(sale(f"s{number}", "2026-11-01", draw.choice([quantity] * 9 + [""]), price, total))
+    file = delivered(tmp_path / "sales.csv", 0, *lines)
+    rows = []
+    for holds in (SALES.corrections[0].holds, ""):
+        domain = dataclasses.replace(SALES, corrections=(dataclasses.replace(SALES.corrections[0], holds=holds),))
+        with Connection(str(tmp_path), "1GB") as connection:
+            connection.load_csv("loaded", [file], list(domain.columns), sql.typed_rows(Reading(domain, DAYS[0])))
+            rows.append(connection.rows("select * from loaded"))
+    assert holds != SALES.corrections[0].holds
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == len(lines)

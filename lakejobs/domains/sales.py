@@ -76,6 +76,9 @@ DOMAIN = Domain(
             "then round(cast(quantity as decimal(15, 0)) * cast(cast(unit_price as string) as decimal(23, 8)), 2) "
             "else round(cast(quantity as decimal(15, 0)) * cast(cast(unit_price as string) as decimal(23, 15)), 2) end",
             tolerance=0.01,
+            # A difference of less than half a cent. Below 1e9, doubles err by less than 0.0001 there.
+            holds="abs(quantity * unit_price - total_amount) < 0.0049 and abs(total_amount) < 1e9 "
+            "and total_amount = round(total_amount, 2)",
         ),
     ),
 )
