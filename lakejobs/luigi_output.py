@@ -223,14 +223,15 @@ _tasks: tuple[str, ...] = ()
 
 
 def install(tasks: Sequence[str]) -> None:
-    """Install the log filters, the exception hook and a fast exit. `tasks` are the names to suggest for an unknown
-    task."""
+    """Install the log filters, the exception hook and, in the command `luigi`, a fast exit. `tasks` are the names to
+    suggest for an unknown task."""
     global _tasks
     _tasks = tuple(tasks)
     sys.excepthook = show_uncaught
     sys.unraisablehook = show_unraisable
     os.register_at_fork(after_in_child=leave_on_interrupt)
-    if command_line := sys.modules.get("luigi.retcodes"):
+    # Other programs may go on after Luigi's command line has ended.
+    if os.path.basename(sys.argv[0]) == "luigi" and (command_line := sys.modules.get("luigi.retcodes")):
         command_line.sys = SimpleNamespace(**{**vars(sys), "exit": leave})  # type: ignore[attr-defined]
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):

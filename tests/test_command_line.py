@@ -267,15 +267,21 @@ if child := os.fork():
     )
 
 
-def test_the_fast_exit_does_what_was_left_for_the_end(lake):
+@pytest.mark.parametrize("program", ["luigi", "another program"])
+def test_the_fast_exit_does_what_was_left_for_the_end(lake, program):
     script = """
 import atexit, sys
 from luigi.cmdline import luigi_run
+program, staging = sys.argv = sys.argv[1:]
 atexit.register(print, "registered")
 print("not flushed", end="; ")
-luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler", "--lake-staging", sys.argv[1]])
+try:
+    luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler", "--lake-staging", staging])
+finally:
+    print(program, "goes on", end="; ")
 """
+    goes_on = "" if program == "luigi" else f"{program} goes on; "
     for staging, code in (("local_output", 0), ("missing", 35)):
-        command = [sys.executable, "-c", script, staging]
+        command = [sys.executable, "-c", script, program, staging]
         done = subprocess.run(command, cwd=lake.root, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (code, "not flushed; registered\n"), done.stderr
+        assert (done.returncode, done.stdout) == (code, f"not flushed; {goes_on}registered\n"), done.stderr
