@@ -727,8 +727,8 @@ CASE = """\
 """
 
 
-def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
-    project.write("gold/orders_by_day.test.yaml", text)
+def example(project: Project, text: str, table: str = "orders_by_day") -> subprocess.CompletedProcess[str]:
+    project.write(f"gold/{table}.test.yaml", text)
     return subprocess.run(
         [Path(sys.executable).with_name("lakejobs"), "test"], cwd=project.root, capture_output=True, text=True
     )
@@ -811,6 +811,98 @@ def test_a_table_that_would_fail_fails_the_examples(shop, change, message, has_e
         return  # only rows can tell
     assert (done.returncode, done.stderr) == (1, "1 failure\n")
     assert message in done.stdout
+
+
+RETURNS = ORDERS.replace('"orders"', '"returns"')
+SHARED = """\
+-- grain: date
+-- sources: orders, returns
+-- One row per UTC day: the orders, and how many of them came back.
+select cast(orders.timestamp as date) as date, count(distinct orders.order_id) as ordered,
+count(returns.order_id) as back
+from orders left join returns using (order_id) group by 1
+"""
+TWO_DAYS = """\
+- name: an order that comes back the next day
+  given:
+    orders:
+      - {order_id: a, timestamp: 2026-11-01 10:00:00}
+      - {order_id: b, timestamp: 2026-11-02 10:00:00}
+    returns:
+      - {order_id: a, timestamp: 2026-11-02 10:00:00}
+      - {order_id: b, timestamp: 2026-11-02 11:00:00}
+  expect:
+    - {date: 2026-11-01, ordered: 1, back: 0}
+    - {date: 2026-11-02, ordered: 1, back: 1}
+"""
+
+
+@pytest.fixture
+def returns(shop) -> Project:
+    """The shop with a second domain, and a table that reads both, day by day."""
+    shop.write("domains/returns.py", RETURNS)
+    shop.suite("returns")
+    (shop.root / "gold/orders_by_day.sql").unlink()
+    shop.write("gold/returned.sql", SHARED)
+    return shop
+
+
+def test_an_example_computes_each_day_from_the_rows_of_that_day_as_the_lake_does(returns):
+    for domain, lines in (("orders", ["a,,2026-11-01T10:00:00,,,", "b,,2026-11-02T10:00:00,,,"]),
+                          ("returns", ["a,,2026-11-02T10:00:00,,,", "b,,2026-11-02T11:00:00,,,"])):  # fmt: skip
+        returns.deliver(domain, "a_20261102_120000.csv", *lines, header=HEADER)
+    assert returns.run()
+    made = returns.gold("returned").to_dict("records")
+    assert [(row["ordered"], row["back"]) for row in made] == [(1, 0), (1, 1)]
+    done = example(returns, TWO_DAYS, "returned")
+    assert (done.returncode, done.stdout) == (0, "ok      returned: an order that comes back the next day\n")
+    returns.write("gold/returned.sql", SHARED.replace("returns\n", "returns (all days)\n"))
+    done = example(returns, TWO_DAYS, "returned")
+    assert "computed, but not expected:\n    date        ordered  back\n    2026-11-01  1        1\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("cast(orders.timestamp as date)", "cast(orders.timestamp as date) + 1"),
+         "gold/returned.sql: it assigns events of 2026-11-01 to 2026-11-02"),
+        (("sources: orders, returns", "source: orders"),
+         "gold/returned.sql: its SQL reads returns, which its second line does not name as a source"),
+    ],
+)  # fmt: skip
+def test_an_example_fails_where_the_lake_would_fail(returns, change, message):
+    returns.write("gold/returned.sql", SHARED.replace(*change))
+    done = example(returns, TWO_DAYS, "returned")
+    assert done.returncode == 1
+    assert message in done.stdout
+
+
+def test_a_row_that_is_read_by_day_needs_its_day(returns):
+    done = example(returns, TWO_DAYS.replace("a, timestamp: 2026-11-02 10:00:00", "a"), "returned")
+    assert done.returncode == 1
+    assert "given returns, row 1: it needs a timestamp, because returned reads returns day by day" in done.stdout
+
+
+def test_an_example_gives_rows_to_gold_tables_day_by_day_or_all(returns):
+    returns.write(
+        "gold/reader.sql",
+        "-- grain: date\n-- sources: orders, returned, returns (all days)\n-- One row per day.\n"
+        "select max(cast(orders.timestamp as date)) as date, (select sum(ordered) from returned) as ordered,\n"
+        "(select count(*) from returns) as ever from orders having count(*) > 0\n",
+    )
+    text = """\
+- name: one
+  given:
+    orders: [{timestamp: 2026-11-01 10:00:00}, {timestamp: 2026-11-02 10:00:00}]
+    returned: [{date: 2026-11-01, ordered: 3}, {date: 2026-11-02, ordered: 4}]
+    returns: [{order_id: a}, {order_id: b}]
+  expect:
+    - {date: 2026-11-01, ordered: 3, ever: 2}
+    - {date: 2026-11-02, ordered: 4, ever: 2}
+"""
+    returns.write("gold/returned.test.yaml", TWO_DAYS)
+    done = example(returns, text, "reader")
+    assert (done.returncode, done.stdout.count("ok ")) == (0, 2), done.stdout
 
 
 def test_examples_of_a_new_project_run_from_every_directory(lakejobs, tmp_path):
