@@ -13,7 +13,8 @@ highest and lowest rows.
     -- chart with shares: Revenue by category | revenue by category or category_id | Without returns.
     -- chart: Orders | all: orders, with gifts: orders_with_gifts
 
-With shares, the values are parts of a whole: they are stacked, and shown in percent of their sum.
+With shares, the values are parts of a whole: they are added up and stacked, and shown in percent of their sum. Others
+are never added up: over time, the average of the rows stands for a group and period.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def test_a_table_says_how_it_is_charted(two, add):
     )
     assert two.run()
     found = charted(two)
-    assert "<th>P1 · completed</th>" in found["Pieces"] and ">4<" in found["Pieces"]
+    assert "<th>P1 · completed</th>" in found["Pieces"] and ">2<" in found["Pieces"]
     assert "Not &lt;b&gt;money&lt;/b&gt;." in found["Pieces"]
     assert "<th>all</th>" in found["Both"] and "<th>sale lines</th>" in found["Both"]
     assert "The highest and lowest of 1; 0 below zero." in found["Best"]
@@ -293,6 +293,37 @@ def test_shares_are_for_what_adds_up_and_overlapping_columns_are_not_stacked(two
         ("0.1", "50.0", "0.4", "50.0"), ("0.5", "50.0", "0.4", "50.0"),
         ("1.1", "0.0", "0.4", "100.0"), ("1.5", "50.0", "0.4", "50.0"),
     ]  # fmt: skip
+
+
+def test_only_parts_of_a_whole_are_added_up(lake, add):
+    """Averages are averaged, over the rows of a group and over the days of a month, and never stacked."""
+    add(
+        own="-- grain: date, category, status\n-- source: sales\n"
+        "-- chart: Price | price by category | In euros.\n-- chart with shares: Pieces | n by category\n"
+        "select cast(timestamp as date) as date, category, status, avg(unit_price) as price, sum(quantity) as n\n"
+        "from sales group by all",
+    )
+    days = [f"2026-{month:02d}-{day:02d}" for month in range(1, 11) for day in (1, 2)]
+    lines = [sale(f"{name}{day}", time=day, category=category, price=price, total=total, status=status)
+             for day in days
+             for name, category, price, total, status in (
+                 ("a", "Lamp", "10.00", "20.00", "completed"), ("b", "Lamp", "20.00", "40.00", "refunded"),
+                 *((f"c{n}", f"Mug {n}", f"{n}.00", f"{2 * n}.00", "completed") for n in range(1, 7)),
+             )]  # fmt: skip
+    lake.deliver("sales", "sales_20261101_120000.csv", *lines)
+    assert lake.run()
+    found = charted(lake)
+    price = found["Price"]
+    assert "In euros. Each figure is the average of its rows; over time, the first 5 are shown." in price
+    assert re.findall(r'<th>(.*?)</th>\s*<td class="number">(.*?)</td>', price)[:2] == [("Lamp", "15"), ("Mug 6", "6")]
+    by_month = price.partition("by month")[2]
+    assert by_month.count("2026-01\nLamp: 15\nMug 6: 6\nMug 5: 5\nMug 4: 4\nMug 3: 3</title>") == 1
+    assert "(others)" not in price and "%</td>" not in price
+    assert set(re.findall(r'width="([\d.]+)" height', price)) == {"0.16"}, "side by side"
+    pieces = found["Pieces"]
+    assert "average" not in pieces
+    assert re.findall(r'<th>(.*?)</th>\s*<td class="number">(.*?)</td>', pieces)[0] == ("Lamp", "80")
+    assert "2026-01\nLamp: 8\n" in pieces.partition("by month")[2] and "(others): 8</title>" in pieces
 
 
 def test_changing_a_chart_makes_the_report_anew_and_no_table(two, add):
