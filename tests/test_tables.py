@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 from conftest import LakeUnderTest, known_tables, sale, set_tables
+from test_report import card, page
 
 from lakejobs.tables import parse_tables
 
@@ -216,6 +218,28 @@ def test_a_common_table_expression_is_no_source(two, add):
     )
     assert two.run()
     assert len(rows(two, "named")) == 2
+
+
+def test_a_stale_table_is_on_the_cards_of_all_its_domains_and_once_in_the_list(two, add):
+    add(joined=SOLD_AND_MOVED)
+    assert two.run()
+    add(joined=SOLD_AND_MOVED.replace("sold, moved", "sold, mooved"))
+    assert not two.run()
+    assert "gold: joined" in card(two, "sales")
+    assert "gold: joined" in card(two, "inventory")
+    assert "Up to date" not in card(two, "sales") + card(two, "inventory")
+    assert "joined" not in card(two, "customer_events")
+    assert page(two).count('<td class="title">joined</td>') == 1
+
+
+def test_a_table_is_stale_while_one_of_its_domains_cannot_be_read(two, add):
+    add(joined=SOLD_AND_MOVED)
+    assert two.run()
+    shutil.rmtree(two.root / "datalake/silver/inventory")
+    (two.root / "datalake/silver/inventory").write_text("a file")
+    assert not two.run()
+    assert "expected a directory, but found a file" in card(two, "inventory")
+    assert "gold: joined" in card(two, "sales")
 
 
 # ------------------------------------------------------------------------------------------------ charts

@@ -83,10 +83,17 @@ def due(run: Run, state: DomainState | LakeError) -> list[str]:
         undone.append(f"bronze: {counted(len(landings), 'landing date')} ({few(landings, 3)})")
     if dates := state.stale_dates():
         undone.append(f"silver: {counted(len(dates), 'event date')} ({few(dates, 3)})")
-    stale = [table.name for table in tables_of({state.domain: state}) if not is_fresh(run, table)]
+    stale = [table.name for table in tables().values() if state.domain in domains_of(table) and _is_stale(run, table)]
     if names := [*stale, *broken_readers(state.domain)]:
         undone.append(f"gold: {few(names)}")
     return undone
+
+
+def _is_stale(run: Run, table: Table) -> bool:
+    try:
+        return not is_fresh(run, table)
+    except LakeError:
+        return True  # one of its domains cannot be read
 
 
 def broken_readers(domain: str) -> dict[str, str]:
