@@ -166,6 +166,51 @@ def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, capl
     assert two.snapshots("daily_sales_summary"), "the others are made"
 
 
+def broken_by(text: str) -> str | None:
+    """Why a file is refused."""
+    _, broken, _ = parse_tables((("t", "gold/t.sql", text),), ("sales",))
+    return broken.get("t")
+
+
+@pytest.mark.parametrize(
+    ("line", "close"),
+    [
+        ("-- chrt: Sold | n by product_id", "chart"),
+        ("-- Charts: Sold | n by product_id", "chart"),
+        ("--chart: Sold | n by product_id", "chart"),
+        ("  -- chart: Sold | n by product_id", "chart"),
+        ("-- chart : Sold | n by product_id", "chart"),
+        ("-- chart whit shares: Sold | n by product_id", "chart with shares"),
+        ("-- chart-with-shares: Sold | n by product_id", "chart with shares"),
+        ("-- chart (with shares): Sold | n by product_id", "chart with shares"),
+        ("-- soruce: sales", "source"),
+        ("-- grian: date", "grain"),
+    ],
+)
+def test_a_misspelt_header_is_refused(line, close):
+    text = f"-- grain: product_id\n-- source: sales\n-- One row per product.\n{line}\nselect product_id from sales"
+    wrong = line[: line.index(":") + 1].strip()
+    said = f"gold/t.sql, line 4: unknown header '{wrong}'; did you mean '-- {close}: …'?"
+    assert broken_by(text) == said
+
+
+def test_a_misspelt_grain_or_source_is_refused_with_its_line():
+    wrong = "-- grain: date\n-- sorces: sales\nselect 1"
+    assert broken_by(wrong) == "gold/t.sql, line 2: unknown header '-- sorces:'; did you mean '-- sources: …'?"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-- Note: the sign is unknown.", "-- Chart of accounts: see finance.", "-- Shares: in percent.",
+     "-- Source: the till.", "-- A source: sales.", "-- Parts: n by product_id", "-- Course: of the day.",
+     "-- Range: 1 to 3.", "-- Graph: no.", "-- See https://example.org"],
+)  # fmt: skip
+def test_prose_with_a_colon_is_no_header(line):
+    assert broken_by(f"-- grain: product_id\n-- source: sales\n{line}\nselect product_id from sales") is None
+    # Nor is anything below the description.
+    assert broken_by("-- grain: product_id\n-- source: sales\n\n-- chrt: x\nselect product_id from sales") is None
+
+
 def reads(source: str) -> str:
     return f"-- grain: date\n-- source: {source}\nselect date from {source}"
 
