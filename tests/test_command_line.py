@@ -151,6 +151,15 @@ def test_what_is_typed_wrong_is_refused_with_the_choices(lake, luigi, arguments,
     assert "Traceback" not in done.stderr
 
 
+def test_a_wrong_setting_stops_a_run_before_any_task(lake, luigi):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    done = luigi("GoldAll", "--lake-memory-limit", "5 bananas")
+    assert done.returncode == 35
+    assert done.stderr.count("[lake] memory_limit=5 bananas: expected a size such as 4GB, or a share such as 50%") == 1
+    assert "Did not run any tasks" in done.stderr
+    assert not (lake.root / "datalake").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
