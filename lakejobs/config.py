@@ -21,6 +21,8 @@ TIMESTAMP_FORMAT = re.compile(r"(?:[^%]|%%|%-?[aAbBdfgHIjmMpSuUwWyYzZ])+")
 """The directives that `strptime` supports both in the engines and in Python."""
 
 MEMORY = re.compile(r"(?P<number>[0-9]*[.]?[0-9]+) *(?P<unit>%|[KMGT](?:i?B)?)", re.IGNORECASE)
+EXPECTATIONS = "expectations"
+"""The directory of suites, unless it is set."""
 
 
 class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section after its class
@@ -33,7 +35,7 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         default="local_output", description="Directory where CSV files are staged, or its URL in an object store."
     )
     expectations = luigi.Parameter(
-        default="expectations",
+        default=EXPECTATIONS,
         description="Directory of the expectation suites. The domains that come with lakejobs bring their own.",
     )
     domains = luigi.Parameter(

@@ -670,6 +670,21 @@ def test_a_domain_of_ones_own_without_a_suite_is_noticed_before_it_has_rows(shop
     assert "expectations/orders.json is missing: every domain needs a suite of rules" in caplog.text
 
 
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_directory_of_suites_that_does_not_exist_is_said_once(shop, shipped):
+    settings = ["--lake-expectations", "rules/here"]
+    if shipped:  # whoever names a directory wants its suites, not those that come with the domains
+        settings += ["--lake-domains", "lakejobs.domains", "--lake-tables", "lakejobs.sql.gold"]
+    shop.deliver("orders", "a_20261101_120000.csv", "o1,1,2026-11-01T10:00:00,1.10,yes,2026-12-01", header=HEADER)
+    done = shop.command("GoldAll", *settings)
+    assert done.returncode == 35
+    assert [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "WARNING"))] == [
+        "WARNING: the directory rules/here does not exist: create it, with a suite for each domain, "
+        "rules/here/<domain>.json, or set another one with [lake] expectations or --lake-expectations"
+    ]
+    assert "Traceback" not in done.stderr
+
+
 # ------------------------------------------------------------------------------------------------ the command
 
 
