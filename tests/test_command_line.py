@@ -119,11 +119,21 @@ def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi, script, start):
         ),
         (["Gold", "--table", "daily"], "unknown gold table 'daily'; expected one of category_sales_summary"),
         (
-            ["Silver", "--domain", "sales", "--date", "1.11.2026"],
-            "expected a date as YYYY-MM-DD, for example 2026-11-01",
+            ["Silver", "--domain", "sales", "--date", "2026-13-01"],
+            "ERROR: --date: expected a date as YYYY-MM-DD, for example 2026-11-01, got '2026-13-01'\n",
         ),
-        (["Bronze", "--domain", "sales", "--date", "today"], "got 'today'"),
-        (["Generate", "--domain", "sales", "--Generate-batch", "noon"], "expected a batch as YYYYMMDD_HHMMSS"),
+        (
+            ["Silver", "--domain", "sales", "--date", "2026-11-01,1.11."],
+            "ERROR: --date: expected a date as YYYY-MM-DD, for example 2026-11-01, got '1.11.'\n",
+        ),
+        (
+            ["Bronze", "--domain", "sales", "--date", "today"],
+            "ERROR: --date: expected a date as YYYY-MM-DD, for example 2026-11-01, got 'today'\n",
+        ),
+        (
+            ["Generate", "--domain", "sales", "--Generate-batch", "noon"],
+            "ERROR: --Generate-batch cannot be read: expected a batch as YYYYMMDD_HHMMSS, for example 20261101_120000",
+        ),
         (["Generate", "--domain", "sales"], "Generate is missing its parameter batch: add --Generate-batch VALUE"),
         (["GoldAll", "--lake-memory-limit", "lots"], "[lake] memory_limit=lots: expected a size"),
         (["GoldAll", "--lake-chunk-rows", "lots"], "[lake] chunk_rows cannot be read: invalid literal"),
@@ -146,7 +156,7 @@ def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi, script, start):
 def test_what_is_typed_wrong_is_refused_with_the_choices(lake, luigi, arguments, message):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     done = luigi(*arguments)
-    assert done.returncode != 0
+    assert done.returncode == 40 if "--date" in arguments else done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
