@@ -284,3 +284,21 @@ if child := os.fork():
         "",
         f"{luigi_output.INTERRUPTED}\n",
     )
+
+
+@pytest.mark.parametrize("module", ["lakejobs.config", "lakejobs.tasks", "lakejobs.project"])
+def test_ctrl_c_while_lakejobs_is_imported_ends_with_a_sentence(tmp_path, module):
+    script = f"""
+import signal, sys
+from luigi.cmdline import luigi_run
+
+class Interrupt:
+    def find_spec(self, name, *others):
+        if name == "{module}":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (luigi_output.INTERRUPTED_CODE, f"{luigi_output.INTERRUPTED}\n")
