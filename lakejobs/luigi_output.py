@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import difflib
 import html
 import logging
 import multiprocessing
@@ -115,6 +114,9 @@ def plain_message(error: BaseException | None) -> str | None:
 
 def no_such_task(name: str) -> str:
     """The message for an unknown task: similar names, then all tasks."""
+    # Imported late: until this module is imported, Ctrl-C prints a traceback.
+    import difflib
+
     lowered = {task.lower(): task for task in _tasks}
     close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered)]
     hint = f"did you mean {' or '.join(close)}? Expected" if close else "expected"

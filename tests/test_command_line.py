@@ -302,3 +302,29 @@ luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler"])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (luigi_output.INTERRUPTED_CODE, f"{luigi_output.INTERRUPTED}\n")
+
+
+def test_ctrl_c_while_the_engine_is_imported_ends_with_a_sentence(lake):
+    """DuckDB's extension turns an interrupt into an ImportError, and aborts the process when it is imported again."""
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    script = """
+import signal, sys
+from luigi.cmdline import luigi_run
+
+def interrupt(frame, event, argument):
+    if frame.f_code.co_filename.endswith("enum.py"):
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+
+class WhileDuckDB:
+    def find_spec(self, name, *others):
+        if name == "_duckdb":
+            sys.setprofile(interrupt)
+
+sys.meta_path.insert(0, WhileDuckDB())
+luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=lake.root)
+    assert done.returncode == luigi_output.INTERRUPTED_CODE, done.stderr
+    assert done.stderr.splitlines()[-1] == luigi_output.INTERRUPTED
+    assert "Traceback" not in done.stderr
