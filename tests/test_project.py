@@ -828,6 +828,44 @@ def test_a_table_that_would_fail_fails_the_examples(shop, change, message, has_e
     assert message in done.stdout
 
 
+LONG = "12345678901234567890.123456789012345678"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "holds"),
+    [
+        (LONG, LONG, True),
+        (LONG, LONG[:-1] + "9", False),
+        ("-" + LONG, "-" + LONG, True),
+        ("+.10", "0.1", True),
+        ("0.12345678901234567890", "0.12345678901234567890", None),
+        ("1.5e3", "1500", True),
+        ("9007199254740993.0", "9007199254740993", True),
+    ],
+)
+def test_decimals_in_an_example_keep_all_digits(shop, given, expected, holds):
+    shop.write("domains/orders.py", ORDERS.replace("decimal(10, 2)", "decimal(38, 18)"))
+    done = example(shop, CASE.replace("1.10}", f"{given}}}").replace("1.1}", f"{expected}}}"))
+    assert done.returncode == (0 if holds else 1), done.stdout
+    if holds is None:
+        assert f"row 1: amount {given} does not fit decimal(38,18)" in done.stdout
+    elif not holds:
+        assert f"2026-11-01  1      {expected}" in done.stdout
+
+
+def test_numbers_in_an_example_are_as_they_are_written(shop):
+    """Text that looks like a number keeps its zeros, and a list of numbers equals a computed one."""
+    shop.write("domains/orders.py", ORDERS.replace('"paid": "boolean"', '"paid": "text"'))
+    shop.write(
+        "gold/orders_by_day.sql", BY_DAY.replace("count(*)", "min(paid)").replace("sum(amount)", "[1.5, 0.25e0]")
+    )
+    text = CASE.replace("amount: 1.10", "paid: 1.10").replace(
+        "lines: 1, amount: 1.1", "lines: 1.10, amount: [1.5, 0.25]"
+    )
+    done = example(shop, text)
+    assert done.returncode == 0, done.stdout
+
+
 RETURNS = ORDERS.replace('"orders"', '"returns"')
 SHARED = """\
 -- grain: date

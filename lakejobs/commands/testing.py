@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".test.yaml"
 PARTS = ("name", "given", "expect")
+DECIMAL = re.compile(r"[+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)")
 Row = Mapping[str, Any]
 
 
@@ -168,16 +170,44 @@ def _table(name: str) -> Table:
 # ------------------------------------------------------------------------------------------------ reading
 
 
+class Number(float):
+    """A number as it is written: a float has no more than 17 of its digits."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+def _yaml() -> Any:
+    """A reader of YAML that keeps the digits of numbers."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import SafeConstructor
+
+    class Constructor(SafeConstructor):
+        def construct_yaml_float(self, node: Any) -> float:
+            found = super().construct_yaml_float(node)
+            if not DECIMAL.fullmatch(node.value):
+                return float(found)
+            number = Number(found)
+            number.written = node.value
+            return number
+
+    Constructor.add_constructor("tag:yaml.org,2002:float", Constructor.construct_yaml_float)
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = Constructor
+    return reader
+
+
 def _read(table: str, path: str, shown: str) -> list[Case]:
     """The cases of a file."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.nodes import SequenceNode
 
     from lakejobs.project import read_text
 
     try:
-        root = YAML(typ="safe", pure=True).compose(read_text(path))
+        root = _yaml().compose(read_text(path))
         if not isinstance(root, SequenceNode):
             raise LakeError(f"{shown}: expected a list of cases, each with name, given and expect")
     except (LakeError, YAMLError) as error:
@@ -186,12 +216,11 @@ def _read(table: str, path: str, shown: str) -> list[Case]:
 
 
 def _case(table: str, path: str, number: int, node: Any) -> Case:
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     name, place = f"case {number}", f"{path}, line {node.start_mark.line + 1}"
     try:
-        content = YAML(typ="safe", pure=True).constructor.construct_document(node)
+        content = _yaml().constructor.construct_document(node)
         if isinstance(content, dict):
             name = str(content.get("name") or name)
         given, expect = _parts(content, place)
