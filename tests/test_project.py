@@ -749,6 +749,16 @@ def example(project: Project, text: str, table: str = "orders_by_day") -> subpro
     )
 
 
+def own_tests(project: Project) -> str:
+    """What pytest says about a project with the tests that `lakejobs init` writes."""
+    for name in ("conftest.py", "test_gold.py"):
+        project.write(f"tests/{name}", (PROJECT / "lakejobs/commands/new_project/tests" / name).read_text())
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=project.root, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -801,10 +811,11 @@ def test_what_is_broken_fails_the_examples_too(shop, lakejobs):
     done = example(shop, CASE)
     assert done.returncode == 1
     assert "FAILED  domains/broken.py, line 1: NameError" in done.stdout
-    assert "FAILED  other: gold/other.sql does not begin with the lines" in done.stdout
-    assert "gold/third.sql: Parser Error" in done.stdout
+    assert "FAILED  other: broken\n  gold/other.sql, line 1: unknown header '-- grains:'; did you mean" in done.stdout
+    assert "FAILED  third: broken\n  gold/third.sql: Parser Error" in done.stdout
     assert "ok      orders_by_day: one" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr == "3 failures\n"
 
 
 @pytest.mark.parametrize(
@@ -826,6 +837,21 @@ def test_a_table_that_would_fail_fails_the_examples(shop, change, message, has_e
         return  # only rows can tell
     assert (done.returncode, done.stderr) == (1, "1 failure\n")
     assert message in done.stdout
+    tested = own_tests(shop)
+    assert "1 failed" in tested, tested
+    assert message in tested
+
+
+@pytest.mark.parametrize("has_examples", [True, False])
+def test_a_table_whose_sql_cannot_be_run_is_one_failure(shop, has_examples):
+    shop.write("gold/orders_by_day.sql", BY_DAY.replace("count(*)", "cuont(*)"))
+    done = example(shop, CASE + CASE.replace("one", "two") if has_examples else "[]")
+    assert (done.returncode, done.stderr) == (1, "1 failure\n")
+    assert done.stdout.startswith(
+        "FAILED  orders_by_day: broken\n  gold/orders_by_day.sql: Catalog Error: Scalar Function"
+    )
+    tested = own_tests(shop)
+    assert "1 failed" in tested and "passed" not in tested, tested
 
 
 LONG = "12345678901234567890.123456789012345678"
@@ -1001,12 +1027,7 @@ def test_a_file_of_examples_fails_by_itself(shop):
         "  gold/stray.test.yaml belongs to no gold table; expected one of binary, broken, orders_by_day, partly",
     ]
     assert done.stderr == "5 failures\n"
-    template = PROJECT / "lakejobs/commands/new_project/tests/test_gold.py"
-    shop.write("tests/test_gold.py", template.read_text())
-    tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
-        cwd=shop.root, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+    tested = own_tests(shop)
     assert "5 failed, 2 passed" in tested, tested
     assert "gold/partly.test.yaml, line 7: unknown expects; expected the keys name, given, expect" in tested
     named = subprocess.run(

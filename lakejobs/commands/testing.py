@@ -86,23 +86,15 @@ def test(tables: tuple[str, ...]) -> None:
     Exits 0 if all hold, 1 if anything fails or is broken.
     """
     from lakejobs import project
-    from lakejobs.tables import broken_tables
 
     found = cases(*tables)
-    failures = list(project.broken_domains().values())
     for name in _names(tables):
-        if reason := broken_tables().get(name):
-            failures.append(f"{name}: {reason}")
-        elif not any(case.table == name for case in found):
+        if not any(case.table == name for case in found):
             click.echo(f"-       {name} has no examples; add some in {name}{SUFFIX} beside its SQL")
-        if name not in broken_tables():
-            failures += [f"{name}: {reason}" for reason in _uncharted(_table(name))]
-    for failure in failures:
-        click.echo(f"FAILED  {failure}")
-    failed = len(failures)
+    for reason in project.broken_domains().values():
+        click.echo(f"FAILED  {reason}")
+    failed = len(project.broken_domains())
     for case in found:
-        if case.table in broken_tables():
-            continue
         try:
             difference = case.difference()
             said = f"{difference}\n  in {case.place}" if difference else None
@@ -117,34 +109,44 @@ def test(tables: tuple[str, ...]) -> None:
         raise SystemExit(1)
 
 
-def _uncharted(table: Table) -> list[str]:
-    """The charts that name a column which the table does not have; or why its SQL cannot be run."""
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            there = [name for name in columns_of(table.name, directory) if name != "generated_at"]
-        except LakeError as error:
-            return [str(error)]
-    known = {name.lower() for name in there}
-    return [
-        f"{table.path}, line {chart.line}: {table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
-        for chart in table.charts
-        if (unknown := [name for name in chart.columns if name not in known])
-    ]
-
-
 def cases(*tables: str) -> list[Case]:
-    """The examples of the given gold tables, or of all, and the files that belong to none."""
+    """The examples of the given gold tables, or of all.
+
+    For a table that is broken, a chart that cannot be drawn, and a file that belongs to no table, there is a case that
+    fails.
+    """
     from lakejobs import project
 
-    known, wanted = _names(()), _names(tables)
+    known, files = _names(()), project.table_files(SUFFIX)
     found: list[Case] = []
-    for table, path in project.table_files(SUFFIX):
-        shown = project.shown(path)
-        if table in wanted:
-            found += _read(table, path, shown)
-        elif table not in known and not tables:
-            problem = f"{shown} belongs to no gold table; expected one of {few(known, 20)}"
-            found.append(Case(table, "no such table", shown, problem=problem))
+    for name in _names(tables):
+        try:
+            found += _undrawable(_table(name))
+        except LakeError as error:
+            found.append(Case(name, "broken", name, problem=str(error)))
+        else:
+            found += [case for table, path in files if table == name for case in _read(name, path, project.shown(path))]
+    for table, path in files:
+        if table not in known and not tables:
+            problem = f"{project.shown(path)} belongs to no gold table; expected one of {few(known, 20)}"
+            found.append(Case(table, "no such table", project.shown(path), problem=problem))
+    return found
+
+
+def _undrawable(table: Table) -> list[Case]:
+    """A case for each chart that names a column which the table does not have.
+
+    Raises LakeError if the table's SQL cannot be run.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        there = [name for name in columns_of(table.name, directory) if name != "generated_at"]
+    known = {name.lower() for name in there}
+    found = []
+    for chart in table.charts:
+        if unknown := [name for name in chart.columns if name not in known]:
+            place = f"{table.path}, line {chart.line}"
+            problem = f"{place}: {table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
+            found.append(Case(table.name, f"chart {chart.title}", place, problem=problem))
     return found
 
 
