@@ -641,7 +641,7 @@ HEAD = "-- grain: {}\n-- source: sales\n-- One row per …\n"
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("-- grains: category\nselect 1", "does not begin with the lines"),
+        ("-- groups: category\nselect 1", "does not begin with the lines"),
         (
             "-- grain: date\n-- source: nothing\nselect 1",
             "its source nothing is neither a domain nor a gold table",
