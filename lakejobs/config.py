@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from lakejobs.messages import LakeError
 TIMESTAMP_FORMAT = re.compile(r"(?:[^%]|%%|%-?[aAbBdfgHIjmMpSuUwWyYzZ])+")
 """The directives that `strptime` supports both in the engines and in Python."""
 
+MEMORY = re.compile(r"(?P<number>[0-9]*[.]?[0-9]+) *(?P<unit>%|[KMGT](?:i?B)?)", re.IGNORECASE)
+EXPECTATIONS = "expectations"
+"""The directory of suites, unless it is set."""
+
 
 class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section after its class
     """Where the lake is and how it behaves. Relative paths start at the working directory."""
@@ -30,7 +35,7 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         default="local_output", description="Directory where CSV files are staged, or its URL in an object store."
     )
     expectations = luigi.Parameter(
-        default="expectations",
+        default=EXPECTATIONS,
         description="Directory of the expectation suites. The domains that come with lakejobs bring their own.",
     )
     domains = luigi.Parameter(
@@ -80,6 +85,11 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         for name in ("chunk_rows", "lock_lease"):
             if (value := getattr(self, name)) < 1:
                 raise LakeError(f"[lake] {name}={value}: expected 1 or more")
+        memory = MEMORY.fullmatch(self.memory_limit)
+        if not memory or not 0 < float(memory["number"]) <= (100 if memory["unit"] == "%" else math.inf):
+            raise LakeError(
+                f"[lake] memory_limit={self.memory_limit}: expected a size such as 4GB, or a share such as 50%"
+            )
         for domain, formats in self.timestamp_formats.items():
             if not isinstance(formats, list | tuple) or not all(isinstance(form, str) for form in formats):
                 raise LakeError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import difflib
 import html
 import logging
 import multiprocessing
@@ -87,7 +86,8 @@ def plain_message(error: BaseException | None) -> str | None:
     if error is None:
         return None
     if isinstance(error, LakeError):
-        return str(error)
+        option, _ = _option_being_read(error.__traceback__)
+        return f"{option}: {error}" if option else str(error)
     # Luigi's own errors are matched by name: importing their classes would load half of Luigi first.
     kind = f"{type(error).__module__}.{type(error).__name__}"
     if kind == "luigi.rpc.RPCError":
@@ -115,6 +115,9 @@ def plain_message(error: BaseException | None) -> str | None:
 
 def no_such_task(name: str) -> str:
     """The message for an unknown task: similar names, then all tasks."""
+    # Imported late: until this module is imported, Ctrl-C prints a traceback.
+    import difflib
+
     lowered = {task.lower(): task for task in _tasks}
     close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered)]
     hint = f"did you mean {' or '.join(close)}? Expected" if close else "expected"
@@ -122,24 +125,26 @@ def no_such_task(name: str) -> str:
 
 
 def unreadable(setting: re.Match[str], cause: str) -> str:
-    return f"[{setting[1]}] {setting[2]} cannot be read: {cause.strip()}"
+    section, name = setting.groups()
+    said = f"--{section}-{name.replace('_', '-')}" if section in _tasks else f"[{section}] {name}"
+    return f"{said} cannot be read: {cause.strip()}"
 
 
 def _unreadable_value(error: ValueError) -> str | None:
     if setting := UNREADABLE_SETTING.search(str(error)):
         return unreadable(setting, str(error.__cause__))
-    option = _option_being_read(error.__traceback__)
-    return f"{option} cannot be read: {error}" if option else None
+    option, value = _option_being_read(error.__traceback__)
+    return f"{option} {value} cannot be read: {error}" if option else None
 
 
-def _option_being_read(traceback: TracebackType | None) -> str | None:
-    """The task option, with its value, that Luigi was parsing when the error occurred; None if it was parsing none."""
+def _option_being_read(traceback: TracebackType | None) -> tuple[str | None, str]:
+    """The task option that Luigi was parsing when the error occurred, and its value; None if it was parsing none."""
     while traceback:
         frame = traceback.tb_frame
         if frame.f_code.co_name == "_get_task_kwargs" and frame.f_globals["__name__"] == "luigi.cmdline_parser":
-            return f"--{frame.f_locals['param_name'].replace('_', '-')} {frame.f_locals['attr']}"
+            return f"--{frame.f_locals['param_name'].replace('_', '-')}", frame.f_locals["attr"]
         traceback = traceback.tb_next
-    return None
+    return None, ""
 
 
 class TaskContext:

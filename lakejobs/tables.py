@@ -13,17 +13,19 @@ highest and lowest rows.
     -- chart with shares: Revenue by category | revenue by category or category_id | Without returns.
     -- chart: Orders | all: orders, with gifts: orders_with_gifts
 
-With shares, the values are parts of a whole: they are stacked, and shown in percent of their sum.
+With shares, the values are parts of a whole: they are added up and stacked, and shown in percent of their sum. Others
+are never added up: over time, the average of the rows stands for a group and period.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from lakejobs.messages import few
+from lakejobs.messages import LakeError, few
 from lakejobs.model import digest
 from lakejobs.project import broken_domains, domains, table_sources
 
@@ -31,6 +33,8 @@ HEADER = re.compile(
     r"-- grain: (?P<grain>[a-z0-9_, ]+?)[ ]*\n-- sources?: (?P<sources>[a-z0-9_, ()]+?)[ ]*\n", re.IGNORECASE
 )
 CHART = re.compile(r"^-- chart(?P<how> +with\b[^:|\n]*)?:(?P<what>.*)$", re.MULTILINE | re.IGNORECASE)
+HEADERS = ("grain", "source", "sources", "chart", "chart with shares")
+HEADER_LIKE = re.compile(r"\s*--\s*(?P<name>[a-z]{3}[^:|]*):", re.IGNORECASE)
 COLUMN = r"[a-z][a-z0-9_]*"
 BY = re.compile(rf"({COLUMN}) +by +({COLUMN}(?: +or +{COLUMN})*(?: *, *{COLUMN}(?: +or +{COLUMN})*)*)", re.IGNORECASE)
 NAMED = re.compile(rf"([^:]+?) *: *({COLUMN})", re.IGNORECASE)
@@ -166,17 +170,10 @@ def parse_tables(
             found.pop(name, None)
             broken[name] = f"{first} and {path} both define the gold table {name}; rename one of them"
             continue
-        header = HEADER.match(text)
-        sources = [SOURCE.fullmatch(part.strip()) for part in header["sources"].split(",")] if header else []
-        if header and all(sources):
-            grain = tuple(column.strip().lower() for column in header["grain"].split(","))
-            named = tuple(Source(one["name"].lower(), bool(one["all_days"])) for one in sources if one)
-            try:
-                found[name] = Table(name, path, grain, named, text, _charts(text, "date" in grain))
-            except ValueError as error:
-                broken[name] = f"{path}, {error}"
-        else:
-            broken[name] = f"{path} does not begin with the lines '-- grain: …' and '-- source: …'"
+        try:
+            found[name] = _declared(name, path, text)
+        except LakeError as error:
+            broken[name] = str(error)
     known = {*domains, *found, *broken, *broken_domains}
     for table in [*found.values()]:
         if unknown := [source.name for source in table.sources if source.name not in known]:
@@ -211,12 +208,42 @@ def parse_tables(
     return made, broken, waiting
 
 
+def _declared(name: str, path: str, text: str) -> Table:
+    """The table that a file declares. Raises LakeError."""
+    try:
+        _refuse_misspelt_headers(text)
+        header = HEADER.match(text)
+        sources = [SOURCE.fullmatch(part.strip()) for part in header["sources"].split(",")] if header else []
+        if not header or not all(sources):
+            raise LakeError(f"{path} does not begin with the lines '-- grain: …' and '-- source: …'")
+        grain = tuple(column.strip().lower() for column in header["grain"].split(","))
+        named = tuple(Source(one["name"].lower(), bool(one["all_days"])) for one in sources if one)
+        return Table(name, path, grain, named, text, _charts(text, "date" in grain))
+    except ValueError as error:
+        raise LakeError(f"{path}, {error}") from None
+
+
 def _cycle(found: Mapping[str, Table]) -> list[str]:
     """Names of tables that each read the next, and the last the first, among tables that each read another of them."""
     walk: list[str] = [next(iter(found))]
     while walk.count(walk[-1]) == 1:
         walk.append(next(source.name for source in found[walk[-1]].sources if source.name in found))
     return walk[walk.index(walk[-1]) : -1]
+
+
+def _refuse_misspelt_headers(text: str) -> None:
+    """Raise ValueError, with the line, if a comment above the SQL is almost a header. It would be ignored."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip().startswith("--"):
+            return
+        found = HEADER_LIKE.match(line)
+        if not found or CHART.match(line):
+            continue
+        name = found["name"].strip()
+        # Prose often begins with words that are less close, such as part or course.
+        close = difflib.get_close_matches(name.lower(), HEADERS, 1, 0.8)
+        if close and name.lower() not in ("grain", "source", "sources"):
+            raise ValueError(f"line {number}: unknown header '{found[0].strip()}'; did you mean '-- {close[0]}: …'?")
 
 
 def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:

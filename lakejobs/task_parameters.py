@@ -65,6 +65,9 @@ class DatesParameter(luigi.Parameter[str]):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(batch_method=",".join, **kwargs)
 
+    def parse(self, text: str) -> str:
+        return self.normalize(text)
+
     def normalize(self, value: str | dt.date) -> str:
         return ",".join(sorted({parse_date(day).isoformat() for day in str(value).split(",")}))
 

@@ -15,6 +15,7 @@ import pytest
 from conftest import DOMAINS, HEADERS, known_tables, read_json, sale, set_tables
 
 from lakejobs import Gold
+from lakejobs.config import lake as settings
 from lakejobs.engine import duckdb as engine
 from lakejobs.freshness.made_by import reading_of
 from lakejobs.messages import LakeError
@@ -590,6 +591,10 @@ def test_a_rule_about_the_values_of_a_column_is_about_the_table(lake):
     ("settings", "message"),
     [
         ({"chunk_rows": 0}, "chunk_rows=0: expected 1 or more"),
+        *(
+            ({"memory_limit": size}, f"[lake] memory_limit={size}: expected a size such as 4GB, or a share such as 50%")
+            for size in ("5 bananas", "lots", "", "4", "GB", "-1GB", "0GB", "0%", "101%", "1e3GB", "4GBs")
+        ),
         ({"timestamp_formats": {"sales": "%m/%d/%Y"}}, 'expected a list of formats for sales: {"sales": ["%m/%d/%Y"]}'),
         ({"timestamp_formats": {"sales": ["%Q"]}}, "for sales, got '%Q'"),
         ({"timestamp_formats": {"sale": ["%Y"]}}, "unknown domain sale"),
@@ -601,6 +606,13 @@ def test_a_setting_that_makes_no_sense_is_named(lake, set_lake, settings, messag
     with pytest.raises(LakeError, match=re.escape(message)):
         for domain in DOMAINS.values():
             reading_of(domain)
+
+
+@pytest.mark.parametrize("size", ["4GB", "50%", "4 gb", "1.5GiB", ".5TB", "100%", "0.9%", "500M", "900000KB"])
+def test_a_memory_limit_that_is_accepted_is_one_for_the_engine(set_lake, tmp_path, size):
+    set_lake(memory_limit=size)
+    with engine.Connection(str(tmp_path), settings().memory_limit) as connection:
+        assert connection.rows("select 1") == [(1,)]
 
 
 def test_a_format_with_an_offset_gives_the_same_type(lake, set_lake):
@@ -629,7 +641,7 @@ HEAD = "-- grain: {}\n-- source: sales\n-- One row per …\n"
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("-- grains: category\nselect 1", "does not begin with the lines"),
+        ("-- groups: category\nselect 1", "does not begin with the lines"),
         (
             "-- grain: date\n-- source: nothing\nselect 1",
             "its source nothing is neither a domain nor a gold table",

@@ -119,11 +119,21 @@ def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi, script, start):
         ),
         (["Gold", "--table", "daily"], "unknown gold table 'daily'; expected one of category_sales_summary"),
         (
-            ["Silver", "--domain", "sales", "--date", "1.11.2026"],
-            "expected a date as YYYY-MM-DD, for example 2026-11-01",
+            ["Silver", "--domain", "sales", "--date", "2026-13-01"],
+            "ERROR: --date: expected a date as YYYY-MM-DD, for example 2026-11-01, got '2026-13-01'\n",
         ),
-        (["Bronze", "--domain", "sales", "--date", "today"], "got 'today'"),
-        (["Generate", "--domain", "sales", "--Generate-batch", "noon"], "expected a batch as YYYYMMDD_HHMMSS"),
+        (
+            ["Silver", "--domain", "sales", "--date", "2026-11-01,1.11."],
+            "ERROR: --date: expected a date as YYYY-MM-DD, for example 2026-11-01, got '1.11.'\n",
+        ),
+        (
+            ["Bronze", "--domain", "sales", "--date", "today"],
+            "ERROR: --date: expected a date as YYYY-MM-DD, for example 2026-11-01, got 'today'\n",
+        ),
+        (
+            ["Generate", "--domain", "sales", "--Generate-batch", "noon"],
+            "ERROR: --Generate-batch cannot be read: expected a batch as YYYYMMDD_HHMMSS, for example 20261101_120000",
+        ),
         (["Generate", "--domain", "sales"], "Generate is missing its parameter batch: add --Generate-batch VALUE"),
         (["GoldAll", "--lake-memory-limit", "lots"], "[lake] memory_limit=lots: expected a size"),
         (["GoldAll", "--lake-chunk-rows", "lots"], "[lake] chunk_rows cannot be read: invalid literal"),
@@ -146,9 +156,18 @@ def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi, script, start):
 def test_what_is_typed_wrong_is_refused_with_the_choices(lake, luigi, arguments, message):
     lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
     done = luigi(*arguments)
-    assert done.returncode != 0
+    assert done.returncode == 40 if "--date" in arguments else done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_setting_stops_a_run_before_any_task(lake, luigi):
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    done = luigi("GoldAll", "--lake-memory-limit", "5 bananas")
+    assert done.returncode == 35
+    assert done.stderr.count("[lake] memory_limit=5 bananas: expected a size such as 4GB, or a share such as 50%") == 1
+    assert "Did not run any tasks" in done.stderr
+    assert not (lake.root / "datalake").exists()
 
 
 @pytest.mark.parametrize(
@@ -285,3 +304,47 @@ finally:
         command = [sys.executable, "-c", script, program, staging]
         done = subprocess.run(command, cwd=lake.root, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (code, f"not flushed; {goes_on}registered\n"), done.stderr
+
+
+@pytest.mark.parametrize("module", ["lakejobs.config", "lakejobs.tasks", "lakejobs.project"])
+def test_ctrl_c_while_lakejobs_is_imported_ends_with_a_sentence(tmp_path, module):
+    script = f"""
+import signal, sys
+from luigi.cmdline import luigi_run
+
+class Interrupt:
+    def find_spec(self, name, *others):
+        if name == "{module}":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (luigi_output.INTERRUPTED_CODE, f"{luigi_output.INTERRUPTED}\n")
+
+
+def test_ctrl_c_while_the_engine_is_imported_ends_with_a_sentence(lake):
+    """DuckDB's extension turns an interrupt into an ImportError, and aborts the process when it is imported again."""
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    script = """
+import signal, sys
+from luigi.cmdline import luigi_run
+
+def interrupt(frame, event, argument):
+    if frame.f_code.co_filename.endswith("enum.py"):
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+
+class WhileDuckDB:
+    def find_spec(self, name, *others):
+        if name == "_duckdb":
+            sys.setprofile(interrupt)
+
+sys.meta_path.insert(0, WhileDuckDB())
+luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=lake.root)
+    assert done.returncode == luigi_output.INTERRUPTED_CODE, done.stderr
+    assert done.stderr.splitlines()[-1] == luigi_output.INTERRUPTED
+    assert "Traceback" not in done.stderr

@@ -670,6 +670,21 @@ def test_a_domain_of_ones_own_without_a_suite_is_noticed_before_it_has_rows(shop
     assert "expectations/orders.json is missing: every domain needs a suite of rules" in caplog.text
 
 
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_directory_of_suites_that_does_not_exist_is_said_once(shop, shipped):
+    settings = ["--lake-expectations", "rules/here"]
+    if shipped:  # whoever names a directory wants its suites, not those that come with the domains
+        settings += ["--lake-domains", "lakejobs.domains", "--lake-tables", "lakejobs.sql.gold"]
+    shop.deliver("orders", "a_20261101_120000.csv", "o1,1,2026-11-01T10:00:00,1.10,yes,2026-12-01", header=HEADER)
+    done = shop.command("GoldAll", *settings)
+    assert done.returncode == 35
+    assert [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "WARNING"))] == [
+        "WARNING: the directory rules/here does not exist: create it, with a suite for each domain, "
+        "rules/here/<domain>.json, or set another one with [lake] expectations or --lake-expectations"
+    ]
+    assert "Traceback" not in done.stderr
+
+
 # ------------------------------------------------------------------------------------------------ the command
 
 
@@ -727,11 +742,21 @@ CASE = """\
 """
 
 
-def example(project: Project, text: str) -> subprocess.CompletedProcess[str]:
-    project.write("gold/orders_by_day.test.yaml", text)
+def example(project: Project, text: str, table: str = "orders_by_day") -> subprocess.CompletedProcess[str]:
+    project.write(f"gold/{table}.test.yaml", text)
     return subprocess.run(
         [Path(sys.executable).with_name("lakejobs"), "test"], cwd=project.root, capture_output=True, text=True
     )
+
+
+def own_tests(project: Project) -> str:
+    """What pytest says about a project with the tests that `lakejobs init` writes."""
+    for name in ("conftest.py", "test_gold.py"):
+        project.write(f"tests/{name}", (PROJECT / "lakejobs/commands/new_project/tests" / name).read_text())
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=project.root, capture_output=True, text=True,
+    ).stdout  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -786,10 +811,11 @@ def test_what_is_broken_fails_the_examples_too(shop, lakejobs):
     done = example(shop, CASE)
     assert done.returncode == 1
     assert "FAILED  domains/broken.py, line 1: NameError" in done.stdout
-    assert "FAILED  other: gold/other.sql does not begin with the lines" in done.stdout
-    assert "gold/third.sql: Parser Error" in done.stdout
+    assert "FAILED  other: broken\n  gold/other.sql, line 1: unknown header '-- grains:'; did you mean" in done.stdout
+    assert "FAILED  third: broken\n  gold/third.sql: Parser Error" in done.stdout
     assert "ok      orders_by_day: one" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr == "3 failures\n"
 
 
 @pytest.mark.parametrize(
@@ -811,6 +837,151 @@ def test_a_table_that_would_fail_fails_the_examples(shop, change, message, has_e
         return  # only rows can tell
     assert (done.returncode, done.stderr) == (1, "1 failure\n")
     assert message in done.stdout
+    tested = own_tests(shop)
+    assert "1 failed" in tested, tested
+    assert message in tested
+
+
+@pytest.mark.parametrize("has_examples", [True, False])
+def test_a_table_whose_sql_cannot_be_run_is_one_failure(shop, has_examples):
+    shop.write("gold/orders_by_day.sql", BY_DAY.replace("count(*)", "cuont(*)"))
+    done = example(shop, CASE + CASE.replace("one", "two") if has_examples else "[]")
+    assert (done.returncode, done.stderr) == (1, "1 failure\n")
+    assert done.stdout.startswith(
+        "FAILED  orders_by_day: broken\n  gold/orders_by_day.sql: Catalog Error: Scalar Function"
+    )
+    tested = own_tests(shop)
+    assert "1 failed" in tested and "passed" not in tested, tested
+
+
+LONG = "12345678901234567890.123456789012345678"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "holds"),
+    [
+        (LONG, LONG, True),
+        (LONG, LONG[:-1] + "9", False),
+        ("-" + LONG, "-" + LONG, True),
+        ("+.10", "0.1", True),
+        ("0.12345678901234567890", "0.12345678901234567890", None),
+        ("1.5e3", "1500", True),
+        ("9007199254740993.0", "9007199254740993", True),
+    ],
+)
+def test_decimals_in_an_example_keep_all_digits(shop, given, expected, holds):
+    shop.write("domains/orders.py", ORDERS.replace("decimal(10, 2)", "decimal(38, 18)"))
+    done = example(shop, CASE.replace("1.10}", f"{given}}}").replace("1.1}", f"{expected}}}"))
+    assert done.returncode == (0 if holds else 1), done.stdout
+    if holds is None:
+        assert f"row 1: amount {given} does not fit decimal(38,18)" in done.stdout
+    elif not holds:
+        assert f"2026-11-01  1      {expected}" in done.stdout
+
+
+def test_numbers_in_an_example_are_as_they_are_written(shop):
+    """Text that looks like a number keeps its zeros, and a list of numbers equals a computed one."""
+    shop.write("domains/orders.py", ORDERS.replace('"paid": "boolean"', '"paid": "text"'))
+    shop.write(
+        "gold/orders_by_day.sql", BY_DAY.replace("count(*)", "min(paid)").replace("sum(amount)", "[1.5, 0.25e0]")
+    )
+    text = CASE.replace("amount: 1.10", "paid: 1.10").replace(
+        "lines: 1, amount: 1.1", "lines: 1.10, amount: [1.5, 0.25]"
+    )
+    done = example(shop, text)
+    assert done.returncode == 0, done.stdout
+
+
+RETURNS = ORDERS.replace('"orders"', '"returns"')
+SHARED = """\
+-- grain: date
+-- sources: orders, returns
+-- One row per UTC day: the orders, and how many of them came back.
+select cast(orders.timestamp as date) as date, count(distinct orders.order_id) as ordered,
+count(returns.order_id) as back
+from orders left join returns using (order_id) group by 1
+"""
+TWO_DAYS = """\
+- name: an order that comes back the next day
+  given:
+    orders:
+      - {order_id: a, timestamp: 2026-11-01 10:00:00}
+      - {order_id: b, timestamp: 2026-11-02 10:00:00}
+    returns:
+      - {order_id: a, timestamp: 2026-11-02 10:00:00}
+      - {order_id: b, timestamp: 2026-11-02 11:00:00}
+  expect:
+    - {date: 2026-11-01, ordered: 1, back: 0}
+    - {date: 2026-11-02, ordered: 1, back: 1}
+"""
+
+
+@pytest.fixture
+def returns(shop) -> Project:
+    """The shop with a second domain, and a table that reads both, day by day."""
+    shop.write("domains/returns.py", RETURNS)
+    shop.suite("returns")
+    (shop.root / "gold/orders_by_day.sql").unlink()
+    shop.write("gold/returned.sql", SHARED)
+    return shop
+
+
+def test_an_example_computes_each_day_from_the_rows_of_that_day_as_the_lake_does(returns):
+    for domain, lines in (("orders", ["a,,2026-11-01T10:00:00,,,", "b,,2026-11-02T10:00:00,,,"]),
+                          ("returns", ["a,,2026-11-02T10:00:00,,,", "b,,2026-11-02T11:00:00,,,"])):  # fmt: skip
+        returns.deliver(domain, "a_20261102_120000.csv", *lines, header=HEADER)
+    assert returns.run()
+    made = returns.gold("returned").to_dict("records")
+    assert [(row["ordered"], row["back"]) for row in made] == [(1, 0), (1, 1)]
+    done = example(returns, TWO_DAYS, "returned")
+    assert (done.returncode, done.stdout) == (0, "ok      returned: an order that comes back the next day\n")
+    returns.write("gold/returned.sql", SHARED.replace("returns\n", "returns (all days)\n"))
+    done = example(returns, TWO_DAYS, "returned")
+    assert "computed, but not expected:\n    date        ordered  back\n    2026-11-01  1        1\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("cast(orders.timestamp as date)", "cast(orders.timestamp as date) + 1"),
+         "gold/returned.sql: it assigns events of 2026-11-01 to 2026-11-02"),
+        (("sources: orders, returns", "source: orders"),
+         "gold/returned.sql: its SQL reads returns, which its second line does not name as a source"),
+    ],
+)  # fmt: skip
+def test_an_example_fails_where_the_lake_would_fail(returns, change, message):
+    returns.write("gold/returned.sql", SHARED.replace(*change))
+    done = example(returns, TWO_DAYS, "returned")
+    assert done.returncode == 1
+    assert message in done.stdout
+
+
+def test_a_row_that_is_read_by_day_needs_its_day(returns):
+    done = example(returns, TWO_DAYS.replace("a, timestamp: 2026-11-02 10:00:00", "a"), "returned")
+    assert done.returncode == 1
+    assert "given returns, row 1: it needs a timestamp, because returned reads returns day by day" in done.stdout
+
+
+def test_an_example_gives_rows_to_gold_tables_day_by_day_or_all(returns):
+    returns.write(
+        "gold/reader.sql",
+        "-- grain: date\n-- sources: orders, returned, returns (all days)\n-- One row per day.\n"
+        "select max(cast(orders.timestamp as date)) as date, (select sum(ordered) from returned) as ordered,\n"
+        "(select count(*) from returns) as ever from orders having count(*) > 0\n",
+    )
+    text = """\
+- name: one
+  given:
+    orders: [{timestamp: 2026-11-01 10:00:00}, {timestamp: 2026-11-02 10:00:00}]
+    returned: [{date: 2026-11-01, ordered: 3}, {date: 2026-11-02, ordered: 4}]
+    returns: [{order_id: a}, {order_id: b}]
+  expect:
+    - {date: 2026-11-01, ordered: 3, ever: 2}
+    - {date: 2026-11-02, ordered: 4, ever: 2}
+"""
+    returns.write("gold/returned.test.yaml", TWO_DAYS)
+    done = example(returns, text, "reader")
+    assert (done.returncode, done.stdout.count("ok ")) == (0, 2), done.stdout
 
 
 def test_examples_of_a_new_project_run_from_every_directory(lakejobs, tmp_path):
@@ -856,12 +1027,7 @@ def test_a_file_of_examples_fails_by_itself(shop):
         "  gold/stray.test.yaml belongs to no gold table; expected one of binary, broken, orders_by_day, partly",
     ]
     assert done.stderr == "5 failures\n"
-    template = PROJECT / "lakejobs/commands/new_project/tests/test_gold.py"
-    shop.write("tests/test_gold.py", template.read_text())
-    tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
-        cwd=shop.root, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+    tested = own_tests(shop)
     assert "5 failed, 2 passed" in tested, tested
     assert "gold/partly.test.yaml, line 7: unknown expects; expected the keys name, given, expect" in tested
     named = subprocess.run(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 from conftest import LakeUnderTest, known_tables, sale, set_tables
+from test_report import card, page
 
 from lakejobs.tables import parse_tables
 
@@ -164,6 +166,51 @@ def test_a_table_that_says_something_else_than_it_does_is_refused(two, add, capl
     assert two.snapshots("daily_sales_summary"), "the others are made"
 
 
+def broken_by(text: str) -> str | None:
+    """Why a file is refused."""
+    _, broken, _ = parse_tables((("t", "gold/t.sql", text),), ("sales",))
+    return broken.get("t")
+
+
+@pytest.mark.parametrize(
+    ("line", "close"),
+    [
+        ("-- chrt: Sold | n by product_id", "chart"),
+        ("-- Charts: Sold | n by product_id", "chart"),
+        ("--chart: Sold | n by product_id", "chart"),
+        ("  -- chart: Sold | n by product_id", "chart"),
+        ("-- chart : Sold | n by product_id", "chart"),
+        ("-- chart whit shares: Sold | n by product_id", "chart with shares"),
+        ("-- chart-with-shares: Sold | n by product_id", "chart with shares"),
+        ("-- chart (with shares): Sold | n by product_id", "chart with shares"),
+        ("-- soruce: sales", "source"),
+        ("-- grian: date", "grain"),
+    ],
+)
+def test_a_misspelt_header_is_refused(line, close):
+    text = f"-- grain: product_id\n-- source: sales\n-- One row per product.\n{line}\nselect product_id from sales"
+    wrong = line[: line.index(":") + 1].strip()
+    said = f"gold/t.sql, line 4: unknown header '{wrong}'; did you mean '-- {close}: …'?"
+    assert broken_by(text) == said
+
+
+def test_a_misspelt_grain_or_source_is_refused_with_its_line():
+    wrong = "-- grain: date\n-- sorces: sales\nselect 1"
+    assert broken_by(wrong) == "gold/t.sql, line 2: unknown header '-- sorces:'; did you mean '-- sources: …'?"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-- Note: the sign is unknown.", "-- Chart of accounts: see finance.", "-- Shares: in percent.",
+     "-- Source: the till.", "-- A source: sales.", "-- Parts: n by product_id", "-- Course: of the day.",
+     "-- Range: 1 to 3.", "-- Graph: no.", "-- See https://example.org"],
+)  # fmt: skip
+def test_prose_with_a_colon_is_no_header(line):
+    assert broken_by(f"-- grain: product_id\n-- source: sales\n{line}\nselect product_id from sales") is None
+    # Nor is anything below the description.
+    assert broken_by("-- grain: product_id\n-- source: sales\n\n-- chrt: x\nselect product_id from sales") is None
+
+
 def reads(source: str) -> str:
     return f"-- grain: date\n-- source: {source}\nselect date from {source}"
 
@@ -218,6 +265,28 @@ def test_a_common_table_expression_is_no_source(two, add):
     assert len(rows(two, "named")) == 2
 
 
+def test_a_stale_table_is_on_the_cards_of_all_its_domains_and_once_in_the_list(two, add):
+    add(joined=SOLD_AND_MOVED)
+    assert two.run()
+    add(joined=SOLD_AND_MOVED.replace("sold, moved", "sold, mooved"))
+    assert not two.run()
+    assert "gold: joined" in card(two, "sales")
+    assert "gold: joined" in card(two, "inventory")
+    assert "Up to date" not in card(two, "sales") + card(two, "inventory")
+    assert "joined" not in card(two, "customer_events")
+    assert page(two).count('<td class="title">joined</td>') == 1
+
+
+def test_a_table_is_stale_while_one_of_its_domains_cannot_be_read(two, add):
+    add(joined=SOLD_AND_MOVED)
+    assert two.run()
+    shutil.rmtree(two.root / "datalake/silver/inventory")
+    (two.root / "datalake/silver/inventory").write_text("a file")
+    assert not two.run()
+    assert "expected a directory, but found a file" in card(two, "inventory")
+    assert "gold: joined" in card(two, "sales")
+
+
 # ------------------------------------------------------------------------------------------------ charts
 
 
@@ -241,7 +310,7 @@ def test_a_table_says_how_it_is_charted(two, add):
     )
     assert two.run()
     found = charted(two)
-    assert "<th>P1 · completed</th>" in found["Pieces"] and ">4<" in found["Pieces"]
+    assert "<th>P1 · completed</th>" in found["Pieces"] and ">2<" in found["Pieces"]
     assert "Not &lt;b&gt;money&lt;/b&gt;." in found["Pieces"]
     assert "<th>all</th>" in found["Both"] and "<th>sale lines</th>" in found["Both"]
     assert "The highest and lowest of 1; 0 below zero." in found["Best"]
@@ -293,6 +362,37 @@ def test_shares_are_for_what_adds_up_and_overlapping_columns_are_not_stacked(two
         ("0.1", "50.0", "0.4", "50.0"), ("0.5", "50.0", "0.4", "50.0"),
         ("1.1", "0.0", "0.4", "100.0"), ("1.5", "50.0", "0.4", "50.0"),
     ]  # fmt: skip
+
+
+def test_only_parts_of_a_whole_are_added_up(lake, add):
+    """Averages are averaged, over the rows of a group and over the days of a month, and never stacked."""
+    add(
+        own="-- grain: date, category, status\n-- source: sales\n"
+        "-- chart: Price | price by category | In euros.\n-- chart with shares: Pieces | n by category\n"
+        "select cast(timestamp as date) as date, category, status, avg(unit_price) as price, sum(quantity) as n\n"
+        "from sales group by all",
+    )
+    days = [f"2026-{month:02d}-{day:02d}" for month in range(1, 11) for day in (1, 2)]
+    lines = [sale(f"{name}{day}", time=day, category=category, price=price, total=total, status=status)
+             for day in days
+             for name, category, price, total, status in (
+                 ("a", "Lamp", "10.00", "20.00", "completed"), ("b", "Lamp", "20.00", "40.00", "refunded"),
+                 *((f"c{n}", f"Mug {n}", f"{n}.00", f"{2 * n}.00", "completed") for n in range(1, 7)),
+             )]  # fmt: skip
+    lake.deliver("sales", "sales_20261101_120000.csv", *lines)
+    assert lake.run()
+    found = charted(lake)
+    price = found["Price"]
+    assert "In euros. Each figure is the average of its rows; over time, the first 5 are shown." in price
+    assert re.findall(r'<th>(.*?)</th>\s*<td class="number">(.*?)</td>', price)[:2] == [("Lamp", "15"), ("Mug 6", "6")]
+    by_month = price.partition("by month")[2]
+    assert by_month.count("2026-01\nLamp: 15\nMug 6: 6\nMug 5: 5\nMug 4: 4\nMug 3: 3</title>") == 1
+    assert "(others)" not in price and "%</td>" not in price
+    assert set(re.findall(r'width="([\d.]+)" height', price)) == {"0.16"}, "side by side"
+    pieces = found["Pieces"]
+    assert "average" not in pieces
+    assert re.findall(r'<th>(.*?)</th>\s*<td class="number">(.*?)</td>', pieces)[0] == ("Lamp", "80")
+    assert "2026-01\nLamp: 8\n" in pieces.partition("by month")[2] and "(others): 8</title>" in pieces
 
 
 def test_changing_a_chart_makes_the_report_anew_and_no_table(two, add):

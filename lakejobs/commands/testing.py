@@ -4,6 +4,9 @@
 `expect`. Given rows have their source's types; an omitted column is NULL, an omitted source is empty. Only the columns
 that the expected rows name are compared, in any order of rows.
 
+The rows are computed by the lake's engine and its rules: a table by date sees, of each source, the rows of one day at a
+time.
+
 A case or file that cannot be read is a case that fails, so that all others run.
 """
 
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,11 +29,13 @@ from lakejobs.engine.types import FALSE, TRUE
 from lakejobs.messages import LakeError, counted, few
 
 if TYPE_CHECKING:
+    from lakejobs.engine import Engine, Rows
     from lakejobs.engine.duckdb import Connection
-    from lakejobs.tables import Table
+    from lakejobs.tables import Source, Table
 
 SUFFIX = ".test.yaml"
 PARTS = ("name", "given", "expect")
+DECIMAL = re.compile(r"[+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)")
 Row = Mapping[str, Any]
 
 
@@ -56,8 +63,8 @@ class Case:
         if self.problem:
             raise LakeError(self.problem)
         table = _table(self.table)
-        with tempfile.TemporaryDirectory() as spill:
-            return _difference(self, table, spill)
+        with tempfile.TemporaryDirectory() as directory:
+            return _difference(self, table, directory)
 
     def check(self) -> None:
         """For pytest: raise AssertionError if the computed rows differ from the expected ones."""
@@ -79,23 +86,15 @@ def test(tables: tuple[str, ...]) -> None:
     Exits 0 if all hold, 1 if anything fails or is broken.
     """
     from lakejobs import project
-    from lakejobs.tables import broken_tables
 
     found = cases(*tables)
-    failures = list(project.broken_domains().values())
     for name in _names(tables):
-        if reason := broken_tables().get(name):
-            failures.append(f"{name}: {reason}")
-        elif not any(case.table == name for case in found):
+        if not any(case.table == name for case in found):
             click.echo(f"-       {name} has no examples; add some in {name}{SUFFIX} beside its SQL")
-        if name not in broken_tables():
-            failures += [f"{name}: {reason}" for reason in _uncharted(_table(name))]
-    for failure in failures:
-        click.echo(f"FAILED  {failure}")
-    failed = len(failures)
+    for reason in project.broken_domains().values():
+        click.echo(f"FAILED  {reason}")
+    failed = len(project.broken_domains())
     for case in found:
-        if case.table in broken_tables():
-            continue
         try:
             difference = case.difference()
             said = f"{difference}\n  in {case.place}" if difference else None
@@ -110,34 +109,44 @@ def test(tables: tuple[str, ...]) -> None:
         raise SystemExit(1)
 
 
-def _uncharted(table: Table) -> list[str]:
-    """The charts that name a column which the table does not have; or why its SQL cannot be run."""
-    with tempfile.TemporaryDirectory() as spill:
-        try:
-            there = columns_of(table.name, spill)
-        except LakeError as error:
-            return [str(error)]
-    known = {name.lower() for name in there}
-    return [
-        f"{table.path}, line {chart.line}: {table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
-        for chart in table.charts
-        if (unknown := [name for name in chart.columns if name not in known])
-    ]
-
-
 def cases(*tables: str) -> list[Case]:
-    """The examples of the given gold tables, or of all, and the files that belong to none."""
+    """The examples of the given gold tables, or of all.
+
+    For a table that is broken, a chart that cannot be drawn, and a file that belongs to no table, there is a case that
+    fails.
+    """
     from lakejobs import project
 
-    known, wanted = _names(()), _names(tables)
+    known, files = _names(()), project.table_files(SUFFIX)
     found: list[Case] = []
-    for table, path in project.table_files(SUFFIX):
-        shown = project.shown(path)
-        if table in wanted:
-            found += _read(table, path, shown)
-        elif table not in known and not tables:
-            problem = f"{shown} belongs to no gold table; expected one of {few(known, 20)}"
-            found.append(Case(table, "no such table", shown, problem=problem))
+    for name in _names(tables):
+        try:
+            found += _undrawable(_table(name))
+        except LakeError as error:
+            found.append(Case(name, "broken", name, problem=str(error)))
+        else:
+            found += [case for table, path in files if table == name for case in _read(name, path, project.shown(path))]
+    for table, path in files:
+        if table not in known and not tables:
+            problem = f"{project.shown(path)} belongs to no gold table; expected one of {few(known, 20)}"
+            found.append(Case(table, "no such table", project.shown(path), problem=problem))
+    return found
+
+
+def _undrawable(table: Table) -> list[Case]:
+    """A case for each chart that names a column which the table does not have.
+
+    Raises LakeError if the table's SQL cannot be run.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        there = [name for name in columns_of(table.name, directory) if name != "generated_at"]
+    known = {name.lower() for name in there}
+    found = []
+    for chart in table.charts:
+        if unknown := [name for name in chart.columns if name not in known]:
+            place = f"{table.path}, line {chart.line}"
+            problem = f"{place}: {table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
+            found.append(Case(table.name, f"chart {chart.title}", place, problem=problem))
     return found
 
 
@@ -163,16 +172,44 @@ def _table(name: str) -> Table:
 # ------------------------------------------------------------------------------------------------ reading
 
 
+class Number(float):
+    """A number as it is written: a float has no more than 17 of its digits."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+def _yaml() -> Any:
+    """A reader of YAML that keeps the digits of numbers."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import SafeConstructor
+
+    class Constructor(SafeConstructor):
+        def construct_yaml_float(self, node: Any) -> float:
+            found = super().construct_yaml_float(node)
+            if not DECIMAL.fullmatch(node.value):
+                return float(found)
+            number = Number(found)
+            number.written = node.value
+            return number
+
+    Constructor.add_constructor("tag:yaml.org,2002:float", Constructor.construct_yaml_float)
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = Constructor
+    return reader
+
+
 def _read(table: str, path: str, shown: str) -> list[Case]:
     """The cases of a file."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.nodes import SequenceNode
 
     from lakejobs.project import read_text
 
     try:
-        root = YAML(typ="safe", pure=True).compose(read_text(path))
+        root = _yaml().compose(read_text(path))
         if not isinstance(root, SequenceNode):
             raise LakeError(f"{shown}: expected a list of cases, each with name, given and expect")
     except (LakeError, YAMLError) as error:
@@ -181,12 +218,11 @@ def _read(table: str, path: str, shown: str) -> list[Case]:
 
 
 def _case(table: str, path: str, number: int, node: Any) -> Case:
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     name, place = f"case {number}", f"{path}, line {node.start_mark.line + 1}"
     try:
-        content = YAML(typ="safe", pure=True).constructor.construct_document(node)
+        content = _yaml().constructor.construct_document(node)
         if isinstance(content, dict):
             name = str(content.get("name") or name)
         given, expect = _parts(content, place)
@@ -229,27 +265,18 @@ def _parts(content: Any, place: str) -> tuple[dict[str, Sequence[Row]], Sequence
 # ------------------------------------------------------------------------------------------------ running
 
 
-def _difference(case: Case, table: Table, spill: str) -> str | None:
-    from lakejobs.engine import GrainError, QueryError
-    from lakejobs.engine.local import check_grain
-
+def _difference(case: Case, table: Table, directory: str) -> str | None:
     if strange := [source for source in case.given if source not in sources(table)]:
         raise LakeError(f"{case.place}: {table.name} does not read {few(strange)}; it reads {few(sources(table))}")
-    with _connection(spill) as engine:
-        for source in sources(table):
-            _give(case, source, columns_of(source, spill), engine)
-        try:
-            engine.run(f"create temp table computed as select * from ({table.statement}\n) as computed")
-            check_grain(table.grain, engine)
-        except QueryError as error:
-            raise LakeError(f"{table.path}: {' '.join(str(error).split())}") from error
-        except GrainError as error:
-            raise LakeError(f"{table.path}: {error}") from error
-        types = _described("computed", engine)
-        names = list(case.expect[0]) if case.expect else list(types)
+    paths = {source.name: _give(case, table, source, directory) for source in table.sources}
+    snapshot = _snapshot(table, paths, directory)
+    with _engine(directory).tables({"computed": snapshot}) as made:
+        types = _described("computed", made)
+        own = [name for name in types if name != "generated_at"]
+        names = list(case.expect[0]) if case.expect else own
         if strange := [name for name in names if name not in types]:
-            raise LakeError(f"{case.place}: {table.name} has no column {few(strange)}; it has {few(types, 50)}")
-        rows = engine.rows(f"select {', '.join(map(_quoted, names))} from computed")
+            raise LakeError(f"{case.place}: {table.name} has no column {few(strange)}; it has {few(own, 50)}")
+        rows = made.rows(f"select {', '.join(map(_quoted, names))} from computed")
     kinds = [types[name] for name in names]
     found = Counter(tuple(map(_comparable, row, kinds)) for row in rows)
     expected = Counter(tuple(map(_comparable, (row[name] for name in names), kinds)) for row in case.expect)
@@ -262,30 +289,51 @@ def _difference(case: Case, table: Table, spill: str) -> str | None:
     return "\n".join(lines)
 
 
+def _snapshot(table: Table, paths: Mapping[str, Mapping[str, str]], directory: str) -> str:
+    """Compute a table from the files of its sources, as the lake does; returns the snapshot's path."""
+    from lakejobs.layers.gold import check_sources, days_to_compute, gold_job, write
+
+    check_sources(table)
+    # Only the days matter here, not the identities of their files.
+    days, _ = days_to_compute(table, {}, {source: dict(found) for source, found in paths.items()})
+    path = os.path.join(directory, f"{table.name}.parquet")
+    write(table, gold_job(table, paths, days, dt.datetime.now(dt.UTC)), _engine(directory), path, "{}")
+    return path
+
+
 def sources(table: Table) -> tuple[str, ...]:
     """The domains and gold tables that a table reads."""
     return tuple(source.name for source in table.sources)
 
 
-def columns_of(source: str, spill: str) -> dict[str, str]:
+def columns_of(source: str, directory: str) -> dict[str, str]:
     """The columns and SQL types of a domain's silver rows, or of a gold table."""
-    from lakejobs.engine import QueryError
     from lakejobs.layers.gold import sql_types
+    from lakejobs.project import domains
+
+    if source in domains():
+        return sql_types(domains()[source])
+    with _engine(directory).tables({"computed": _nothing(source, directory)[""]}) as made:
+        return _described("computed", made)
+
+
+def _nothing(source: str, directory: str) -> dict[str, str]:
+    """The files of a source without rows: none of a domain, an empty snapshot of a gold table."""
     from lakejobs.project import domains
     from lakejobs.tables import tables
 
     if source in domains():
-        return sql_types(domains()[source])
-    with _connection(spill) as engine:
-        table = tables()[source]
-        for read in sources(table):
-            columns = [f"cast(null as {kind}) as {_quoted(name)}" for name, kind in columns_of(read, spill).items()]
-            engine.run(f"create temp view {read} as select {', '.join(columns)} limit 0")
-        try:
-            engine.run(f"create temp view made as select * from ({table.statement}\n) as computed")
-            return {**_described("made", engine), "generated_at": "TIMESTAMP"}
-        except QueryError as error:
-            raise LakeError(f"{table.path}: {' '.join(str(error).split())}") from error
+        return {}
+    table = tables()[source]
+    return {"": _snapshot(table, {read: _nothing(read, directory) for read in sources(table)}, directory)}
+
+
+def _engine(directory: str) -> Engine:
+    """The lake's engine, on local files."""
+    from lakejobs.config import lake as settings
+    from lakejobs.engine.local import LocalEngine
+
+    return LocalEngine(lambda _: contextlib.nullcontext(directory), settings().memory_limit, list)
 
 
 def _connection(spill: str) -> Connection:
@@ -295,36 +343,60 @@ def _connection(spill: str) -> Connection:
     return Connection(spill, settings().memory_limit)
 
 
-def _described(relation: str, engine: Connection) -> dict[str, str]:
+def _described(relation: str, engine: Rows) -> dict[str, str]:
     return {str(name): str(kind) for name, kind, *_ in engine.rows(f"describe {relation}")}
 
 
-def _give(case: Case, source: str, columns: Mapping[str, str], engine: Connection) -> None:
-    """Create a source's table with the rows it is given."""
-    from lakejobs.engine import QueryError
+def _give(case: Case, table: Table, source: Source, directory: str) -> dict[str, str]:
+    """Write the rows that a source is given to Parquet files, by day if the table reads it by day; returns their paths.
 
-    kinds = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
-    engine.run(f"create temp table {source}_given ({kinds})")
-    for number, row in enumerate(case.given.get(source, ()), start=1):
-        where = f"{case.place}: given {source}, row {number}"
-        if strange := [name for name in row if name not in columns]:
-            raise LakeError(f"{where}: {source} has no column {few(strange)}; it has {few(columns, 50)}")
-        # Given rows are valid unless they say otherwise, because gold reads only valid rows.
-        filled = {"is_valid": True, **row} if "is_valid" in columns else row
-        values = ", ".join(f"cast({_literal(value)} as {columns[name]})" for name, value in filled.items())
-        names = ", ".join(map(_quoted, filled))
-        try:
-            tried = ", ".join(f"try_cast({_literal(value)} as {columns[name]})" for name, value in filled.items())
-            stored = engine.rows(f"select {tried}")[0] if filled else ()
-            for (name, value), found in zip(filled.items(), stored, strict=True):
-                # A cast would round it, or drop a part of it; the lake does neither.
-                if _comparable(value, columns[name].upper()) != _comparable(found, columns[name].upper()):
-                    raise LakeError(f"{where}: {name} {value} does not fit {columns[name]}")
-            engine.run(f"insert into {source}_given {f'({names}) values ({values})' if filled else 'default values'}")
-        except QueryError as error:
-            raise LakeError(f"{where}: {' '.join(str(error).split())}") from None
-    valid = " where is_valid" if "is_valid" in columns else ""
-    engine.run(f"create temp view {source} as select * from {source}_given{valid}")
+    As in the lake, a gold table is one file.
+    """
+    from lakejobs.engine import QueryError
+    from lakejobs.project import domains
+
+    columns = columns_of(source.name, directory)
+    is_domain = source.name in domains()
+    day = None
+    if table.is_by_day and not source.all_days:
+        day = domains()[source.name].event_time if is_domain else "date"
+    paths: dict[str, str] = {}
+    with _connection(directory) as engine:
+        kinds = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
+        engine.run(f"create temp table given ({kinds})")
+        for number, row in enumerate(case.given.get(source.name, ()), start=1):
+            where = f"{case.place}: given {source.name}, row {number}"
+            try:
+                _insert(source.name, row, columns, where, engine)
+            except QueryError as error:
+                raise LakeError(f"{where}: {' '.join(str(error).split())}") from None
+            if day and row.get(day) is None:
+                raise LakeError(f"{where}: it needs a {day}, because {table.name} reads {source.name} day by day")
+        # A domain without rows has no files; a gold table always has a snapshot.
+        file_of = f"cast({_quoted(day)} as date)" if day and is_domain else "''"
+        found = [str(one) for (one,) in engine.rows(f"select distinct {file_of} from given order by 1")]
+        for name in found if is_domain else [""]:
+            paths[name] = os.path.join(directory, f"{source.name}_given_{name}.parquet")
+            engine.write_parquet(f"select * from given where {file_of} = '{name}'", paths[name], "{}")
+    return paths
+
+
+def _insert(source: str, row: Row, columns: Mapping[str, str], where: str, engine: Connection) -> None:
+    """Add a row of a source to the table `given`."""
+    if strange := [name for name in row if name not in columns]:
+        raise LakeError(f"{where}: {source} has no column {few(strange)}; it has {few(columns, 50)}")
+    # Given rows are valid unless they say otherwise, because gold reads only valid rows.
+    filled = {"is_valid": True, **row} if "is_valid" in columns else row
+    if not filled:
+        engine.run("insert into given default values")
+        return
+    tried = ", ".join(f"try_cast({_literal(value)} as {columns[name]})" for name, value in filled.items())
+    (stored,) = engine.rows(f"select {tried}")
+    for (name, value), found in zip(filled.items(), stored, strict=True):
+        # A cast would round it, or drop a part of it; the lake does neither.
+        if _comparable(value, columns[name].upper()) != _comparable(found, columns[name].upper()):
+            raise LakeError(f"{where}: {name} {value} does not fit {columns[name]}")
+    engine.run(f"insert into given ({', '.join(map(_quoted, filled))}) select {tried}")
 
 
 def _literal(value: Any) -> str:

@@ -14,6 +14,9 @@ import itertools
 import json
 import operator
 import re
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -49,7 +52,8 @@ class Connection:
     """A DuckDB connection; spills to a local directory above `memory_limit`. Tables live as long as it does."""
 
     def __init__(self, spill_directory: str, memory_limit: str) -> None:
-        import duckdb
+        with _interrupts_wait():
+            import duckdb
 
         try:
             self._connection = duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": spill_directory})
@@ -299,6 +303,23 @@ class Places:
             self.first[number] = first - 1
             if number in lines:
                 self.gaps[number] = [first + record - 1 - skipped for skipped, record in enumerate(lines[number])]
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait: interrupted while it is imported, DuckDB aborts the process when it is imported again."""
+    handler = signal.getsignal(signal.SIGINT)
+    if "duckdb" in sys.modules or handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    for number in waiting[:1]:
+        signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from lakejobs.freshness.made_by import (
 from lakejobs.messages import LakeError, counted, few, log
 from lakejobs.model import GoldFooter, Landing, Manifest, SilverFooter, digest
 from lakejobs.project import broken_domains, domains
+from lakejobs.quality import suite
 from lakejobs.storage import File, Listing, deliveries, documents
 from lakejobs.storage.layout import Lake, partition_path
 
@@ -62,6 +63,7 @@ class DomainState:
         self._expected: dict[dt.date, str] = {}
         self._contributions: dict[dt.date, list[tuple[dt.date, int, str]]] = {}
         self._facts = Facts(lake, domain)
+        suite.check_directory(domain)
         self._list_staging()
         self.rescan()
 

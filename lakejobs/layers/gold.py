@@ -7,8 +7,10 @@ computed it, so the next run knows what is stale.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lakejobs.engine import Engine, GoldJob, GoldSource, GrainError, OtherDateError, QueryError
@@ -49,16 +51,12 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
         "inputs": made_from,
         "generated_at": now.isoformat(),
     }
-    job = GoldJob(
-        statement=table.statement,
-        grain=table.grain,
-        sources=[_source(run, table, source) for source in table.sources],
-        days=computed,
-        carried=(run.lake.gold(table.name, before), carried) if before and carried else None,
-        generated_at=now,
-    )
+    paths = {source.name: _paths(run, table, source.name) for source in table.sources}
+    job = gold_job(table, paths, computed, now)
+    if before and carried:
+        job = dataclasses.replace(job, carried=(run.lake.gold(table.name, before), carried))
     with run.lake.store.publish(run.lake.gold(table.name, name)) as temporary:
-        rows = _write(table, job, engine, temporary, footers.footer_text(content))
+        rows = write(table, job, engine, temporary, footers.footer_text(content))
         footers.seal(temporary)
     run.forget_gold_files(table.name)
     prune(run, table, keep)
@@ -95,23 +93,35 @@ def days_to_compute(table: Table, old: Inputs, new: Inputs) -> tuple[list[str] |
     return sorted(set(days) - set(carried)), carried
 
 
-def _source(run: Run, table: Table, source: Source) -> GoldSource:
+def _paths(run: Run, table: Table, source: str) -> dict[str, str]:
+    """The files of a source, as in `GoldSource`."""
+    if source in domains():
+        return {day.isoformat(): run.lake.silver(source, day) for day in sorted(run.state(source).silver)}
+    newest, _ = newest_snapshot(run, tables()[source])
+    if newest is None:
+        raise LakeError(f"gold table {table.name} reads {source}, which has no snapshot")
+    return {"": run.lake.gold(source, newest)}
+
+
+def gold_job(
+    table: Table, paths: Mapping[str, Mapping[str, str]], days: Sequence[str] | None, generated_at: dt.datetime
+) -> GoldJob:
+    """What a snapshot is built from if it carries nothing over. `paths`: files by source, as in `GoldSource`."""
+    sources = [_source(table, source, paths[source.name]) for source in table.sources]
+    return GoldJob(table.statement, table.grain, sources, days, None, generated_at)
+
+
+def _source(table: Table, source: Source, paths: Mapping[str, str]) -> GoldSource:
     """What the SQL reads under a source's name."""
     if source.name in domains():
-        state = run.state(source.name)
-        paths = {day.isoformat(): run.lake.silver(source.name, day) for day in sorted(state.silver)}
-        return GoldSource(source.name, sql_types(state.reading.domain), paths, not source.all_days)
-    read = tables()[source.name]
-    newest, _ = newest_snapshot(run, read)
-    if newest is None:
-        raise LakeError(f"gold table {table.name} reads {read.name}, which has no snapshot")
+        return GoldSource(source.name, sql_types(domains()[source.name]), paths, not source.all_days)
     is_daily = table.is_by_day and not source.all_days
-    if is_daily and not read.is_daily:
+    if is_daily and not tables()[source.name].is_daily:
         raise LakeError(
-            f"{table.path}: {read.name} has no date in its grain; write {read.name} (all days) in the line of sources, "
-            "so that each day sees all of it"
+            f"{table.path}: {source.name} has no date in its grain; write {source.name} (all days) in the line of "
+            "sources, so that each day sees all of it"
         )
-    return GoldSource(read.name, {}, {"": run.lake.gold(read.name, newest)}, is_daily)
+    return GoldSource(source.name, {}, paths, is_daily)
 
 
 def sql_types(domain: Domain) -> dict[str, str]:
@@ -119,7 +129,11 @@ def sql_types(domain: Domain) -> dict[str, str]:
     return {name: sql_type(kind) for name, kind in domain.columns.items()} | BOOKKEEPING
 
 
-def _write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) -> int:
+def write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) -> int:
+    """Write a snapshot to a local path, with `content` as its footer; returns the number of rows.
+
+    Raises LakeError if the SQL cannot be run, or its rows do not have the table's grain.
+    """
     try:
         return engine.gold(job, path, content)
     except QueryError as error:

@@ -62,22 +62,24 @@ def timelines(
     first: dt.date,
     last: dt.date,
     names: Sequence[str],
-    sums: Callable[[str, dt.date], Mapping[dt.date, Mapping[str, float]]],
+    values: Callable[[str, dt.date], Mapping[dt.date, Mapping[str, float]]],
     *,
     stacked: bool = True,
 ) -> list[dict[str, Any]]:
     """A chart of the last days and, if the history is longer, another one of the whole history.
 
-    `sums(unit, since)`: the values by name, for each period that begins on `since` or later.
+    `values(unit, since)`: the values by name, for each period that begins on `since` or later.
     """
     since = max(first, last - dt.timedelta(days=MOST_BARS - 1))
     days = periods(since, last, "day")
     caption = f"by day, {since} to {last}" if since < last else str(last)
-    charts = [timeline(caption, days, "day", names, sums("day", since), stacked=stacked)]
+    charts = [timeline(caption, days, "day", names, values("day", since), stacked=stacked)]
     if since > first:
         unit = next((unit for unit in UNITS if len(periods(first, last, unit)) <= MOST_BARS), UNITS[-1])
         whole = periods(first, last, unit)
-        charts.append(timeline(f"by {unit}, since {first}", whole, unit, names, sums(unit, whole[0]), stacked=stacked))
+        charts.append(
+            timeline(f"by {unit}, since {first}", whole, unit, names, values(unit, whole[0]), stacked=stacked)
+        )
     return charts
 
 

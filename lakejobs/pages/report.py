@@ -83,10 +83,17 @@ def due(run: Run, state: DomainState | LakeError) -> list[str]:
         undone.append(f"bronze: {counted(len(landings), 'landing date')} ({few(landings, 3)})")
     if dates := state.stale_dates():
         undone.append(f"silver: {counted(len(dates), 'event date')} ({few(dates, 3)})")
-    stale = [table.name for table in tables_of({state.domain: state}) if not is_fresh(run, table)]
+    stale = [table.name for table in tables().values() if state.domain in domains_of(table) and _is_stale(run, table)]
     if names := [*stale, *broken_readers(state.domain)]:
         undone.append(f"gold: {few(names)}")
     return undone
+
+
+def _is_stale(run: Run, table: Table) -> bool:
+    try:
+        return not is_fresh(run, table)
+    except LakeError:
+        return True  # one of its domains cannot be read
 
 
 def broken_readers(domain: str) -> dict[str, str]:
@@ -358,29 +365,32 @@ def _named(chart: Chart) -> str:
 
 
 def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
-    """A chart's groups by size, and their values over time."""
+    """A chart's groups by size, and their values over time.
+
+    Parts of a whole are added up. Other values, such as averages, are not: a figure is the average of its rows, the
+    groups are side by side, and only those with a colour are shown over time.
+    """
+    figure = "cast(sum(value) as double)" if chart.has_shares else "cast(avg(value) as double)"
     source = " union all ".join(
         f"select date, {_named(chart) if chart.by else text(name)} as name, {column} as value from {table}"
         for name, column in chart.series
     )
     groups = rows.rows(
-        f"select name, cast(sum(value) as double) as total from ({source}) as named where value <> 0 group by name "
-        "order by abs(cast(sum(value) as double)) desc, name"
+        f"select name, {figure} as figure from ({source}) as named group by name "
+        f"having count(case when value <> 0 then 1 end) > 0 order by abs({figure}) desc, name"
     )
     ((first, last),) = rows.rows(f"select min(date), max(date) from ({source}) as named")
-    coloured = [name for name, _ in groups[:MOST_COLOURS]]
-    names = [*coloured, *([OTHERS] if len(groups) > MOST_COLOURS else [])]
-    shown = (
-        f"case when name in ({', '.join(map(text, coloured))}) then name else {text(OTHERS)} end"
-        if coloured
-        else "name"
-    )
+    names = [name for name, _ in groups[:MOST_COLOURS]]
+    is_coloured = f"name in ({', '.join(map(text, names))})" if names else "false"
+    shown = f"case when {is_coloured} then name else {text(OTHERS)} end"
+    if chart.has_shares and len(groups) > MOST_COLOURS:
+        names.append(OTHERS)
 
-    def sums(unit: str, since: dt.date) -> dict[dt.date, dict[str, float]]:
+    def values(unit: str, since: dt.date) -> dict[dt.date, dict[str, float]]:
         found: dict[dt.date, dict[str, float]] = defaultdict(dict)
         period = f"cast(date_trunc('{unit}', date) as date)"
         for start, name, value in rows.rows(
-            f"select {period}, {shown}, cast(sum(value) as double) from ({source}) as named "
+            f"select {period}, {shown}, {figure} from ({source}) as named "
             f"where date >= date '{since}' group by {period}, {shown}"
         ):
             found[start][name] = value or 0.0
@@ -390,8 +400,8 @@ def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
         "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups) if chart.has_shares else None),
         "left_out": len(groups) - MOST_GROUPS,
         "total": sum(total for _, total in groups) if chart.has_shares else None,
-        # Many groups side by side would be too thin.
-        "charts": timelines(first, last, names, sums, stacked=chart.has_shares or bool(chart.by)),
+        "averages": None if chart.has_shares else {"left_out": max(0, len(groups) - MOST_COLOURS), "shown": len(names)},
+        "charts": timelines(first, last, names, values, stacked=chart.has_shares),
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lakejobs import project
+from lakejobs.config import EXPECTATIONS
 from lakejobs.config import lake as settings
 from lakejobs.messages import LakeError
 from lakejobs.model import Domain
@@ -75,6 +76,17 @@ def suite_path(domain: str) -> str:
     """The path of a domain's suite: in `[lake] expectations`, or, for a domain shipped with lakejobs, next to it."""
     own = f"{settings().expectations}/{domain}.json"
     return own if project.exists(own) else project.shipped_suite(domain) or own
+
+
+def check_directory(domain: str) -> None:
+    """Raise LakeError if `[lake] expectations` does not exist, unless nobody set it and the domain brings its suite."""
+    directory = settings().expectations
+    if project.exists(f"{directory}/") or (directory == EXPECTATIONS and project.shipped_suite(domain)):
+        return
+    raise LakeError(
+        f"the directory {directory} does not exist: create it, with a suite for each domain, "
+        f"{directory}/<domain>.json, or set another one with [lake] expectations or --lake-expectations"
+    )
 
 
 def rule_hashes(domain: Domain) -> tuple[dict[str, str], dict[str, str]]:
