@@ -14,7 +14,7 @@ import pytest
 from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, read_footer, sale
 
 from lakejobs.engine import Reading, duckdb, sql
-from lakejobs.freshness import facts, made_by, snapshots, state
+from lakejobs.freshness import domain_state, facts, made_by, snapshots
 from lakejobs.freshness.runs import Run
 from lakejobs.layers import gold, silver
 from lakejobs.tables import parse_tables
@@ -134,7 +134,7 @@ def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
 
 
 def be_version(monkeypatch, layer: str, version: int) -> None:
-    for module in (made_by, facts, state, snapshots, silver, gold):
+    for module in (made_by, facts, domain_state, snapshots, silver, gold):
         if hasattr(module, layer):
             monkeypatch.setattr(module, layer, version)
 
