@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -151,21 +152,37 @@ def test_the_lake_is_the_same_as_on_a_local_disk(host, lake, command_line):
     assert differences(lake, download(host.store(), lake.root / "again")) == []
 
 
-def test_a_run_with_nothing_to_do_costs_few_requests(watched, proxy):
-    counts = []
-    for days in (2, 4):
-        for domain in DOMAINS:
-            row = inputs()[next((name, file) for name, file in inputs() if name == domain)].splitlines()[:2]
-            for day in range(1, days + 1):
-                watched.deliver(domain, f"{domain}_202601{day:02d}_120000.csv", b"\n".join(row))
-        assert watched.run("GoldAll") == 0, watched.said
+def test_a_run_costs_requests_for_what_it_touches_not_for_what_is_there(watched, proxy):
+    rows = {domain: content for (domain, _), content in reversed(inputs().items())}
+
+    def deliver(domain: str, stamp: str) -> None:
+        watched.deliver(domain, f"{domain}_{stamp}.csv", b"\n".join(rows[domain].splitlines()[:2]))
+
+    def requests() -> Counter[str]:
         proxy.requests.clear()
-        assert watched.run("GoldAll") == 0, watched.said
+        # No lease is renewed meanwhile.
+        assert watched.run("GoldAll", "--lake-lock-lease", "60") == 0, watched.said
+        return Counter(map(objectstores.kind, proxy.requests))
+
+    nothing, batch, landed = [], [], 0
+    for days in (2, 10):
+        for number in range(landed, days):
+            for domain in DOMAINS:
+                deliver(domain, f"202601{number + 1:02d}_120000")
+        requests()
+        nothing.append(requests())
         assert "Did not run any tasks" in watched.said
-        counts.append(proxy.methods)
-    assert counts[0] == counts[1], "the number does not depend on the number of partitions"
-    assert counts[0].total() <= 30, proxy.requests
-    assert counts[0].keys() == {"GET"}
+        deliver("sales", f"202602{days:02d}_120000")
+        batch.append(requests())
+        landed = days
+    assert nothing[0] == nothing[1]
+    assert nothing[0].total() == 24 and nothing[0].keys() == {"LIST", "GET"}, proxy.requests
+    assert batch[0] == batch[1]
+    # A listing shows up to 1,000 objects.
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: watched.deliver("sales", f"_{number}", b"x"), range(1000)))
+    requests()  # remembers that these are ignored
+    assert requests() == nothing[0] + Counter(["LIST"])
 
 
 # ------------------------------------------------------------------------------------------------ the store, and faults

@@ -95,6 +95,8 @@ class ObjectStore:
         # A lease that cannot be renewed in time is lost.
         self._lock_client = _client(root, min(PATIENCE, lease / 2))
         self._leases: list[ObjectLease] = []
+        self._others: dict[str, list[str]] = {}
+        """What the last listing of a directory has shown besides files, for whoever asks for that next."""
         self._disk = _LocalDisk(root)
 
     def location(self, path: str) -> str:
@@ -109,12 +111,15 @@ class ObjectStore:
     # -------------------------------------------------------------------------------------------- looking
 
     def files(self, directory: str) -> list[File]:
-        found = [_file(one, directory) for one in self._list_one(directory)["objects"]]
+        listed = self._list_one(directory)
+        self._others[directory] = _names(listed)
+        found = [_file(one, directory) for one in listed["objects"]]
         # Some stores show an empty directory as an object of its own.
         return sorted(file for file in found if file.path not in ("", directory))
 
     def others(self, directory: str) -> list[str]:
-        return sorted(path.rpartition("/")[2] for path in self._list_one(directory)["common_prefixes"])
+        found = self._others.pop(directory, None)
+        return _names(self._list_one(directory)) if found is None else found
 
     def listings(self, directory: str, depth: int, wanted: Callable[[str], bool]) -> dict[str, Listing]:
         found: dict[str, list[File]] = {}
@@ -642,6 +647,11 @@ def _file(found: ObjectMeta, directory: str) -> File:
     modified = found["last_modified"]
     nanoseconds = int(modified.timestamp()) * 10**9 + modified.microsecond * 1000
     return File(_relative(found["path"], directory), found["size"], _version(found), nanoseconds)
+
+
+def _names(listed: Any) -> list[str]:
+    """What a listing of one level shows besides files."""
+    return sorted(path.rpartition("/")[2] for path in listed["common_prefixes"])
 
 
 def _relative(path: str, directory: str) -> str:
