@@ -74,7 +74,8 @@ def seaweedfs() -> Server:
     command = [
         str(Path(sys.executable).with_name("weed")), "server", f"-dir={directory}/data", "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}",
-        "-s3", f"-s3.port={s3}", f"-s3.config={directory}/s3.json", "-s3.iam=false", "-master.telemetry=false",
+        "-s3", f"-s3.port={s3}", f"-s3.config={directory}/s3.json", "-s3.iam=false", "-s3.port.iceberg=0",
+        "-s3.port.lance=0", "-master.telemetry=false",
         "-master.volumeSizeLimitMB=256", "-volume.max=50",
     ]  # fmt: skip
     return _started(command, s3, directory)

@@ -20,6 +20,7 @@ from conftest import DOMAINS, PROJECT, LakeUnderTest, as_set, sale
 from objectstores import Fault, Request
 
 from lakejobs.messages import LakeError
+from lakejobs.storage import objects
 from lakejobs.storage.objects import ObjectStore
 
 
@@ -349,6 +350,30 @@ def test_two_hosts_work_on_one_lake_at_once(host, lake, tmp_path, seaweedfs):
     assert differences(lake, download(host.store(), lake.root / "downloaded")) == []
 
 
+def test_the_order_of_deliveries_does_not_depend_on_a_hosts_clock(host, lake):
+    script = """
+import datetime, sys, types
+from luigi.cmdline import luigi_run
+from lakejobs.freshness import domain_state
+
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.datetime.now(tz) - datetime.timedelta(minutes=10)
+
+domain_state.dt = types.SimpleNamespace(**{**vars(datetime), "datetime": Clock})
+luigi_run(sys.argv[1:])
+"""
+    header = ",".join(DOMAINS["sales"].columns)
+    host.deliver("sales", "first.csv", f"{header}\n{sale('s1', quantity=1, total='5.00')}\n".encode())
+    assert host.run("GoldAll") == 0, host.said
+    host.deliver("sales", "a correction.csv", f"{header}\n{sale('s1', quantity=3, total='15.00')}\n".encode())
+    behind = [sys.executable, "-c", script, *host.command("GoldAll")[1:]]
+    done = subprocess.run(behind, cwd=host.root, env=host.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(download(host.store(), lake.root / "downloaded").silver()["quantity"]) == [3]
+
+
 @pytest.mark.parametrize("at", [0.3, 0.7])
 def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(watched, lake, proxy, seaweedfs, tmp_path, at):
     other = Host(tmp_path / "other", watched.url, seaweedfs.environment)
@@ -433,6 +458,17 @@ def test_what_is_wrong_with_the_store_is_said_in_a_sentence(host, changes, argum
     assert host.run("GoldAll", *arguments) in (30, 35)
     assert message in host.said
     assert "Traceback" not in host.said
+
+
+def test_a_refusal_because_of_a_wrong_clock_says_so():
+    # A real answer of SeaweedFS to a host whose clock was three hours fast.
+    said = (
+        "Generic S3 error: ... 403 Forbidden: <Error><Code>RequestTimeTooSkewed</Code><Message>The difference between "
+        "the request time and the server&#39;s time is too large.</Message></Error>"
+    )
+    assert objects._reason(said) == (
+        "the store refuses this host, because its clock is wrong (RequestTimeTooSkewed); set it, for example by NTP"
+    )
 
 
 def test_several_workers_are_refused_instead_of_hanging(host):
