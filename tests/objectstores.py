@@ -248,7 +248,7 @@ def _handler(proxy: Proxy, port: int) -> type[http.server.BaseHTTPRequestHandler
             content = found.read()
             upstream.close()
             if fault == "slow":
-                time.sleep(0.5)
+                time.sleep(0.1)
             if fault == "lose" or (fault == "cut" and not content):
                 self.close_connection = True
                 return

@@ -27,9 +27,9 @@ from lakejobs.storage.objects import ObjectStore
 class Host:
     """A machine of its own: a working directory, a scratch directory and an environment."""
 
-    def __init__(self, root: Path, url: str, environment: dict[str, str]) -> None:
+    def __init__(self, root: Path, url: str, environment: dict[str, str], lease: int = 3) -> None:
         (root / "tmp").mkdir(parents=True)
-        self.root, self.url = root, url
+        self.root, self.url, self.lease = root, url, lease
         self.environment = {
             **os.environ, **environment, "TMPDIR": str(root / "tmp"), "LUIGI_CONFIG_PATH": str(PROJECT / "luigi.cfg")
         }  # fmt: skip
@@ -38,8 +38,8 @@ class Host:
     def command(self, *arguments: str) -> list[str]:
         return [
             str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", arguments[0], "--local-scheduler",
-            "--lake-root", f"{self.url}/lake", "--lake-staging", f"{self.url}/staging", "--lake-lock-lease", "3",
-            *arguments[1:],
+            "--lake-root", f"{self.url}/lake", "--lake-staging", f"{self.url}/staging", "--lake-lock-lease",
+            str(self.lease), *arguments[1:],
         ]  # fmt: skip
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -58,6 +58,10 @@ class Host:
         """Stage a file in the object store."""
         with self.store("staging").publish(f"{domain}/{name}") as path:
             Path(path).write_bytes(content)
+
+    def deliver_all(self) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda one: self.deliver(*one[0], one[1]), inputs().items()))
 
     def store(self, name: str = "lake") -> ObjectStore:
         return ObjectStore(f"{self.url}/{name}", lease=3)
@@ -91,7 +95,7 @@ def proxy(seaweedfs: objectstores.Server) -> Iterator[objectstores.Proxy]:
 @pytest.fixture
 def watched(tmp_path: Path, proxy: objectstores.Proxy) -> Host:
     """A host whose requests go through the proxy."""
-    return Host(tmp_path / "watched", objectstores.new_root(), proxy.environment)
+    return Host(tmp_path / "watched", objectstores.new_root(), proxy.environment, lease=1)
 
 
 def download(store: ObjectStore, to: Path) -> LakeUnderTest:
@@ -374,25 +378,27 @@ luigi_run(sys.argv[1:])
     assert list(download(host.store(), lake.root / "downloaded").silver()["quantity"]) == [3]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, seaweedfs: objectstores.Server) -> tuple[LakeUnderTest, int]:
+    """A copy of the lake that an undisturbed run makes (see the first test), and how many requests that took."""
+    root, proxy = tmp_path_factory.mktemp("undisturbed"), objectstores.Proxy(seaweedfs)
+    host = Host(root / "host", objectstores.new_root(), proxy.environment)
+    host.deliver_all()
+    assert host.run("GoldAll") == 0, host.said
+    proxy.close()
+    return download(host.store(), root), len(proxy.requests)
+
+
 @pytest.mark.parametrize("at", [0.3, 0.7])
-def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(watched, lake, proxy, seaweedfs, tmp_path, at):
-    other = Host(tmp_path / "other", watched.url, seaweedfs.environment)
-    for (domain, name), content in inputs().items():
-        lake.deliver_bytes(domain, name, content)
-        watched.deliver(domain, name, content)
-    assert lake.run()
-    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
-    for (domain, name), content in inputs().items():
-        rehearsal.deliver(domain, name, content)
-    proxy.requests.clear()
-    assert rehearsal.run("GoldAll") == 0
-    number = int(len(proxy.requests) * at)
-    proxy.requests.clear()
+def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(undisturbed, watched, proxy, seaweedfs, tmp_path, at):
+    expected, requests = undisturbed
+    other = Host(tmp_path / "other", watched.url, seaweedfs.environment, lease=1)
+    other.deliver_all()
     has_stopped, go_on = threading.Event(), threading.Event()
     processes: list[subprocess.Popen[str]] = []
 
     def decide(request: Request) -> None:
-        if request.number == number:
+        if request.number == int(requests * at):
             processes[0].send_signal(signal.SIGSTOP)
             has_stopped.set()
             assert go_on.wait(300)
@@ -401,32 +407,25 @@ def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(watched, lake, pro
     processes.append(watched.start("GoldAll"))
     assert has_stopped.wait(120)
     assert other.run("GoldAll") == 0, other.said
-    assert differences(lake, download(other.store(), lake.root / "taken over")) == []
+    assert differences(expected, download(other.store(), tmp_path / "taken over")) == []
     go_on.set()
     processes[0].send_signal(signal.SIGCONT)
     _, said = processes[0].communicate(timeout=300)
     assert processes[0].returncode == 0 or "run again" in said, said
     assert other.run("GoldAll") == 0, other.said
-    assert differences(lake, download(other.store(), lake.root / "at the end")) == []
+    assert differences(expected, download(other.store(), tmp_path / "at the end")) == []
 
 
 @pytest.mark.parametrize("fault", ["drop", "lose"])
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
-def test_a_run_that_is_killed_at_a_request_needs_no_repair(watched, lake, proxy, tmp_path, fault, at):
-    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
-    for (domain, name), content in inputs().items():
-        lake.deliver_bytes(domain, name, content)
-        watched.deliver(domain, name, content)
-        rehearsal.deliver(domain, name, content)
-    assert lake.run()
-    proxy.requests.clear()
-    assert rehearsal.run("GoldAll") == 0
-    number = int(len(proxy.requests) * at)
-    proxy.requests.clear()
+def test_a_run_that_is_killed_at_a_request_needs_no_repair(undisturbed, watched, proxy, seaweedfs, tmp_path, fault, at):
+    expected, requests = undisturbed
+    other = Host(tmp_path / "other", watched.url, seaweedfs.environment, lease=1)
+    other.deliver_all()
     processes: list[subprocess.Popen[str]] = []
 
     def decide(request: Request) -> Fault | None:
-        if request.number != number:
+        if request.number != int(requests * at):
             return None
         processes[0].kill()
         processes[0].wait()
@@ -436,8 +435,8 @@ def test_a_run_that_is_killed_at_a_request_needs_no_repair(watched, lake, proxy,
     processes.append(watched.start("GoldAll"))
     processes[0].communicate(timeout=300)
     assert processes[0].returncode == -signal.SIGKILL
-    assert watched.run("GoldAll") == 0, watched.said
-    assert differences(lake, download(watched.store(), lake.root / "at the end")) == []
+    assert other.run("GoldAll") == 0, other.said
+    assert differences(expected, download(other.store(), tmp_path / "at the end")) == []
 
 
 # ------------------------------------------------------------------------------------------------ what people meet
