@@ -74,7 +74,8 @@ def seaweedfs() -> Server:
     command = [
         str(Path(sys.executable).with_name("weed")), "server", f"-dir={directory}/data", "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}",
-        "-s3", f"-s3.port={s3}", f"-s3.config={directory}/s3.json", "-s3.iam=false", "-master.telemetry=false",
+        "-s3", f"-s3.port={s3}", f"-s3.config={directory}/s3.json", "-s3.iam=false", "-s3.port.iceberg=0",
+        "-s3.port.lance=0", "-master.telemetry=false",
         "-master.volumeSizeLimitMB=256", "-volume.max=50",
     ]  # fmt: skip
     return _started(command, s3, directory)
@@ -179,6 +180,11 @@ class Request(NamedTuple):
     """With the query."""
 
 
+def kind(request: Request) -> str:
+    """A request's method, or LIST."""
+    return "LIST" if request.method == "GET" and "list-type=" in request.path else request.method
+
+
 class Proxy:
     """Passes requests on to a server, counts them, and injects what `decide` says."""
 
@@ -216,6 +222,7 @@ class Proxy:
 def _handler(proxy: Proxy, port: int) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # otherwise a body waits 40 ms for its headers to be acknowledged
 
         def handle_one_request(self) -> None:
             try:
@@ -241,7 +248,7 @@ def _handler(proxy: Proxy, port: int) -> type[http.server.BaseHTTPRequestHandler
             content = found.read()
             upstream.close()
             if fault == "slow":
-                time.sleep(0.5)
+                time.sleep(0.1)
             if fault == "lose" or (fault == "cut" and not content):
                 self.close_connection = True
                 return

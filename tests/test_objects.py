@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +20,16 @@ from conftest import DOMAINS, PROJECT, LakeUnderTest, as_set, sale
 from objectstores import Fault, Request
 
 from lakejobs.messages import LakeError
+from lakejobs.storage import objects
 from lakejobs.storage.objects import ObjectStore
 
 
 class Host:
     """A machine of its own: a working directory, a scratch directory and an environment."""
 
-    def __init__(self, root: Path, url: str, environment: dict[str, str]) -> None:
+    def __init__(self, root: Path, url: str, environment: dict[str, str], lease: int = 3) -> None:
         (root / "tmp").mkdir(parents=True)
-        self.root, self.url = root, url
+        self.root, self.url, self.lease = root, url, lease
         self.environment = {
             **os.environ, **environment, "TMPDIR": str(root / "tmp"), "LUIGI_CONFIG_PATH": str(PROJECT / "luigi.cfg")
         }  # fmt: skip
@@ -36,8 +38,8 @@ class Host:
     def command(self, *arguments: str) -> list[str]:
         return [
             str(Path(sys.executable).with_name("luigi")), "--module", "lakejobs", arguments[0], "--local-scheduler",
-            "--lake-root", f"{self.url}/lake", "--lake-staging", f"{self.url}/staging", "--lake-lock-lease", "3",
-            *arguments[1:],
+            "--lake-root", f"{self.url}/lake", "--lake-staging", f"{self.url}/staging", "--lake-lock-lease",
+            str(self.lease), *arguments[1:],
         ]  # fmt: skip
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -56,6 +58,10 @@ class Host:
         """Stage a file in the object store."""
         with self.store("staging").publish(f"{domain}/{name}") as path:
             Path(path).write_bytes(content)
+
+    def deliver_all(self) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda one: self.deliver(*one[0], one[1]), inputs().items()))
 
     def store(self, name: str = "lake") -> ObjectStore:
         return ObjectStore(f"{self.url}/{name}", lease=3)
@@ -89,7 +95,7 @@ def proxy(seaweedfs: objectstores.Server) -> Iterator[objectstores.Proxy]:
 @pytest.fixture
 def watched(tmp_path: Path, proxy: objectstores.Proxy) -> Host:
     """A host whose requests go through the proxy."""
-    return Host(tmp_path / "watched", objectstores.new_root(), proxy.environment)
+    return Host(tmp_path / "watched", objectstores.new_root(), proxy.environment, lease=1)
 
 
 def download(store: ObjectStore, to: Path) -> LakeUnderTest:
@@ -151,21 +157,37 @@ def test_the_lake_is_the_same_as_on_a_local_disk(host, lake, command_line):
     assert differences(lake, download(host.store(), lake.root / "again")) == []
 
 
-def test_a_run_with_nothing_to_do_costs_few_requests(watched, proxy):
-    counts = []
-    for days in (2, 4):
-        for domain in DOMAINS:
-            row = inputs()[next((name, file) for name, file in inputs() if name == domain)].splitlines()[:2]
-            for day in range(1, days + 1):
-                watched.deliver(domain, f"{domain}_202601{day:02d}_120000.csv", b"\n".join(row))
-        assert watched.run("GoldAll") == 0, watched.said
+def test_a_run_costs_requests_for_what_it_touches_not_for_what_is_there(watched, proxy):
+    rows = {domain: content for (domain, _), content in reversed(inputs().items())}
+
+    def deliver(domain: str, stamp: str) -> None:
+        watched.deliver(domain, f"{domain}_{stamp}.csv", b"\n".join(rows[domain].splitlines()[:2]))
+
+    def requests() -> Counter[str]:
         proxy.requests.clear()
-        assert watched.run("GoldAll") == 0, watched.said
+        # No lease is renewed meanwhile.
+        assert watched.run("GoldAll", "--lake-lock-lease", "60") == 0, watched.said
+        return Counter(map(objectstores.kind, proxy.requests))
+
+    nothing, batch, landed = [], [], 0
+    for days in (2, 10):
+        for number in range(landed, days):
+            for domain in DOMAINS:
+                deliver(domain, f"202601{number + 1:02d}_120000")
+        requests()
+        nothing.append(requests())
         assert "Did not run any tasks" in watched.said
-        counts.append(proxy.methods)
-    assert counts[0] == counts[1], "the number does not depend on the number of partitions"
-    assert counts[0].total() <= 30, proxy.requests
-    assert counts[0].keys() == {"GET"}
+        deliver("sales", f"202602{days:02d}_120000")
+        batch.append(requests())
+        landed = days
+    assert nothing[0] == nothing[1]
+    assert nothing[0].total() == 24 and nothing[0].keys() == {"LIST", "GET"}, proxy.requests
+    assert batch[0] == batch[1]
+    # A listing shows up to 1,000 objects.
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: watched.deliver("sales", f"_{number}", b"x"), range(1000)))
+    requests()  # remembers that these are ignored
+    assert requests() == nothing[0] + Counter(["LIST"])
 
 
 # ------------------------------------------------------------------------------------------------ the store, and faults
@@ -332,25 +354,51 @@ def test_two_hosts_work_on_one_lake_at_once(host, lake, tmp_path, seaweedfs):
     assert differences(lake, download(host.store(), lake.root / "downloaded")) == []
 
 
+def test_the_order_of_deliveries_does_not_depend_on_a_hosts_clock(host, lake):
+    script = """
+import datetime, sys, types
+from luigi.cmdline import luigi_run
+from lakejobs.freshness import domain_state
+
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.datetime.now(tz) - datetime.timedelta(minutes=10)
+
+domain_state.dt = types.SimpleNamespace(**{**vars(datetime), "datetime": Clock})
+luigi_run(sys.argv[1:])
+"""
+    header = ",".join(DOMAINS["sales"].columns)
+    host.deliver("sales", "first.csv", f"{header}\n{sale('s1', quantity=1, total='5.00')}\n".encode())
+    assert host.run("GoldAll") == 0, host.said
+    host.deliver("sales", "a correction.csv", f"{header}\n{sale('s1', quantity=3, total='15.00')}\n".encode())
+    behind = [sys.executable, "-c", script, *host.command("GoldAll")[1:]]
+    done = subprocess.run(behind, cwd=host.root, env=host.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(download(host.store(), lake.root / "downloaded").silver()["quantity"]) == [3]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, seaweedfs: objectstores.Server) -> tuple[LakeUnderTest, int]:
+    """A copy of the lake that an undisturbed run makes (see the first test), and how many requests that took."""
+    root, proxy = tmp_path_factory.mktemp("undisturbed"), objectstores.Proxy(seaweedfs)
+    host = Host(root / "host", objectstores.new_root(), proxy.environment)
+    host.deliver_all()
+    assert host.run("GoldAll") == 0, host.said
+    proxy.close()
+    return download(host.store(), root), len(proxy.requests)
+
+
 @pytest.mark.parametrize("at", [0.3, 0.7])
-def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(watched, lake, proxy, seaweedfs, tmp_path, at):
-    other = Host(tmp_path / "other", watched.url, seaweedfs.environment)
-    for (domain, name), content in inputs().items():
-        lake.deliver_bytes(domain, name, content)
-        watched.deliver(domain, name, content)
-    assert lake.run()
-    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
-    for (domain, name), content in inputs().items():
-        rehearsal.deliver(domain, name, content)
-    proxy.requests.clear()
-    assert rehearsal.run("GoldAll") == 0
-    number = int(len(proxy.requests) * at)
-    proxy.requests.clear()
+def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(undisturbed, watched, proxy, seaweedfs, tmp_path, at):
+    expected, requests = undisturbed
+    other = Host(tmp_path / "other", watched.url, seaweedfs.environment, lease=1)
+    other.deliver_all()
     has_stopped, go_on = threading.Event(), threading.Event()
     processes: list[subprocess.Popen[str]] = []
 
     def decide(request: Request) -> None:
-        if request.number == number:
+        if request.number == int(requests * at):
             processes[0].send_signal(signal.SIGSTOP)
             has_stopped.set()
             assert go_on.wait(300)
@@ -359,32 +407,25 @@ def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(watched, lake, pro
     processes.append(watched.start("GoldAll"))
     assert has_stopped.wait(120)
     assert other.run("GoldAll") == 0, other.said
-    assert differences(lake, download(other.store(), lake.root / "taken over")) == []
+    assert differences(expected, download(other.store(), tmp_path / "taken over")) == []
     go_on.set()
     processes[0].send_signal(signal.SIGCONT)
     _, said = processes[0].communicate(timeout=300)
     assert processes[0].returncode == 0 or "run again" in said, said
     assert other.run("GoldAll") == 0, other.said
-    assert differences(lake, download(other.store(), lake.root / "at the end")) == []
+    assert differences(expected, download(other.store(), tmp_path / "at the end")) == []
 
 
 @pytest.mark.parametrize("fault", ["drop", "lose"])
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
-def test_a_run_that_is_killed_at_a_request_needs_no_repair(watched, lake, proxy, tmp_path, fault, at):
-    rehearsal = Host(tmp_path / "rehearsal", objectstores.new_root(), proxy.environment)
-    for (domain, name), content in inputs().items():
-        lake.deliver_bytes(domain, name, content)
-        watched.deliver(domain, name, content)
-        rehearsal.deliver(domain, name, content)
-    assert lake.run()
-    proxy.requests.clear()
-    assert rehearsal.run("GoldAll") == 0
-    number = int(len(proxy.requests) * at)
-    proxy.requests.clear()
+def test_a_run_that_is_killed_at_a_request_needs_no_repair(undisturbed, watched, proxy, seaweedfs, tmp_path, fault, at):
+    expected, requests = undisturbed
+    other = Host(tmp_path / "other", watched.url, seaweedfs.environment, lease=1)
+    other.deliver_all()
     processes: list[subprocess.Popen[str]] = []
 
     def decide(request: Request) -> Fault | None:
-        if request.number != number:
+        if request.number != int(requests * at):
             return None
         processes[0].kill()
         processes[0].wait()
@@ -394,8 +435,8 @@ def test_a_run_that_is_killed_at_a_request_needs_no_repair(watched, lake, proxy,
     processes.append(watched.start("GoldAll"))
     processes[0].communicate(timeout=300)
     assert processes[0].returncode == -signal.SIGKILL
-    assert watched.run("GoldAll") == 0, watched.said
-    assert differences(lake, download(watched.store(), lake.root / "at the end")) == []
+    assert other.run("GoldAll") == 0, other.said
+    assert differences(expected, download(other.store(), tmp_path / "at the end")) == []
 
 
 # ------------------------------------------------------------------------------------------------ what people meet
@@ -416,6 +457,17 @@ def test_what_is_wrong_with_the_store_is_said_in_a_sentence(host, changes, argum
     assert host.run("GoldAll", *arguments) in (30, 35)
     assert message in host.said
     assert "Traceback" not in host.said
+
+
+def test_a_refusal_because_of_a_wrong_clock_says_so():
+    # A real answer of SeaweedFS to a host whose clock was three hours fast.
+    said = (
+        "Generic S3 error: ... 403 Forbidden: <Error><Code>RequestTimeTooSkewed</Code><Message>The difference between "
+        "the request time and the server&#39;s time is too large.</Message></Error>"
+    )
+    assert objects._reason(said) == (
+        "the store refuses this host, because its clock is wrong (RequestTimeTooSkewed); set it, for example by NTP"
+    )
 
 
 def test_several_workers_are_refused_instead_of_hanging(host):

@@ -57,7 +57,7 @@ class DomainState:
         self._stale_dates: list[dt.date] | None = None
         self._identities: dict[str, str] | None = None
         self.now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-        """When (UTC) the run began."""
+        """When (UTC) the run began, and no earlier than the store says that a file was staged."""
         self.token = ""
         """The token in the domain's lock when its state was last read or written here."""
         self._expected: dict[dt.date, str] = {}
@@ -87,6 +87,9 @@ class DomainState:
                 "[lake] staging or --lake-staging"
             )
         self._in_staging = staging.listings(self.domain, 0, lambda name: True).get("")
+        if self._in_staging and staging.dates_files:  # the clock of this host may be behind the store's
+            newest = max(file.modified_ns for file in self._in_staging.files())
+            self.now = max(self.now, deliveries.EPOCH + dt.timedelta(microseconds=newest // 1000))
         known = self._facts.staging(self._in_staging.digest) if self._in_staging else {"landings": {}, "ignored": []}
         if self._in_staging and known is None:
             files = self._in_staging.files()
@@ -96,7 +99,8 @@ class DomainState:
                 "ignored": [file.name for file in files if deliveries.is_stray(file.name)],
             }
             # With a modification date to come, the landing date changes from run to run.
-            if max(file.modified_ns for file in files) < self.now.replace(tzinfo=dt.UTC).timestamp() * 1e9:
+            now = self.now.replace(tzinfo=dt.UTC).timestamp() * 1e9
+            if staging.dates_files or max(file.modified_ns for file in files) < now:
                 self._facts.remember_staging(known)
         assert known is not None
         self._seen_staged = {dt.date.fromisoformat(date): seen for date, seen in known["landings"].items()}

@@ -71,6 +71,8 @@ class Store(Protocol):
     root: str
     token_seconds: float
     """Seconds for which a run need not ask again for a token: asking costs nothing on a disk, else a request."""
+    dates_files: bool
+    """Whether the store dates files by its own clock, so that none is dated wrong, whatever a host's clock says."""
 
     def location(self, path: str) -> str:
         """The location of a file for people: its path on disk, or its URL."""

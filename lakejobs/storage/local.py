@@ -29,6 +29,7 @@ class LocalStore:
     """Files below a directory. Versions consist of size, times and inode; locks are the kernel's."""
 
     token_seconds = 0.0
+    dates_files = False
 
     def __init__(self, root: str) -> None:
         self.root = root

@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import html
 import http
 import io
 import json
@@ -87,6 +88,7 @@ class ObjectStore:
     """
 
     token_seconds = 60.0
+    dates_files = True
 
     def __init__(self, root: str, lease: float = 60) -> None:
         """`lease`: seconds after which the lock of a dead process is taken over."""
@@ -618,6 +620,8 @@ def _reason(said: str) -> str:
     code = answer[1] if answer else ""
     if code == "NoSuchBucket":
         return "the bucket does not exist; create it, or set another one with [lake] root and staging"
+    if code == "RequestTimeTooSkewed":
+        return f"the store refuses this host, because its clock is wrong ({code}); set it, for example by NTP"
     refused = code or next((status for status in ("401 Unauthorized", "403 Forbidden") if status in said), "")
     if refused in ("401 Unauthorized", "403 Forbidden") or code in REFUSALS:
         return f"permission denied ({refused}); check the credentials in the environment, and what they allow"
@@ -625,7 +629,7 @@ def _reason(said: str) -> str:
     if "error sending request" in line and (server := re.search(r"\w+://[^/\s]+", line)):
         return f"no answer from {server[0]}; check AWS_ENDPOINT_URL and the network"
     message = re.search(r"<Message>([^<]*)</Message>", said)
-    return f"{code}: {message[1]}" if message else line
+    return f"{code}: {html.unescape(message[1])}" if message else line
 
 
 def _clock() -> float:

@@ -13,7 +13,9 @@ import platform
 import sys
 import time
 
-MODULES = ["kills", "faults", "power", "crowd", "damage", "clocks", "verdicts", "files", "safety", "life", "hours"]
+MODULES = [
+    "kills", "faults", "power", "crowd", "damage", "clocks", "verdicts", "files", "safety", "life", "hours", "objects",
+]  # fmt: skip
 
 
 def main() -> int:
