@@ -63,6 +63,15 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
     memory_limit = luigi.Parameter(
         default="50%", description="Memory the engine may use, e.g. 4GB or 50%. Python needs some on top."
     )
+    engine = luigi.ChoiceParameter(
+        default="duckdb", choices=("duckdb", "spark"), description="What does the work; the results are the same."
+    )
+    spark_master = luigi.Parameter(
+        default="local[*]", description="Where Spark runs: local[*], spark://host:7077, yarn or k8s://…"
+    )
+    spark_memory_limit = luigi.Parameter(
+        default="1GB", description="Memory that DuckDB may use in each task of Spark. Python needs some on top."
+    )
     rejected = luigi.ChoiceParameter(
         default="warn", choices=("warn", "fail"), description="Whether a run with a rejected file warns or fails."
     )
@@ -121,9 +130,21 @@ def refuse_unknown(known: Sequence[str]) -> None:
         raise LakeError(f"{file}unknown setting [lake] {name}; {hint}")
 
 
-def _own_settings(config: Any) -> list[str]:
-    """What a configuration's section `[lake]` sets itself, without the names that `[DEFAULT]` gives every section."""
-    return [name for name in config["lake"] if name not in config.defaults()] if config.has_section("lake") else []
+def spark_settings() -> dict[str, str]:
+    """The section `[spark]`: Spark's own configuration."""
+    config = luigi.configuration.get_config()
+    names = _own_settings(config, "spark")
+    if wrong := [name for name in names if not name.startswith("spark.")]:
+        raise LakeError(
+            f"unknown setting [spark] {wrong[0]}; expected names of Spark's own configuration, such as "
+            "spark.executor.memory"
+        )
+    return {name: str(config.get("spark", name)) for name in names}
+
+
+def _own_settings(config: Any, section: str = "lake") -> list[str]:
+    """What a configuration's section sets itself, without the names that `[DEFAULT]` gives every section."""
+    return [name for name in config[section] if name not in config.defaults()] if config.has_section(section) else []
 
 
 # Without these settings a failed task exits 0, a run waits a minute for a missing luigid, and Luigi refuses two runs

@@ -331,7 +331,7 @@ class SilverFooter:
     """Hash of the critical rules."""
     warnings: str
     """Hash of the other rules."""
-    counts: Counts
+    counts: Counts = field(default_factory=Counts)
 
     def to_json(self) -> dict[str, Any]:
         known = asdict(self)

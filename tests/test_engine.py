@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import DOMAINS, HEADERS, PROJECT, sale
+from conftest import DOMAINS, HEADERS, PROJECT, read_footer, sale
 
 from lakejobs.engine import (
     CsvFile,
@@ -32,6 +32,7 @@ from lakejobs.engine import (
 from lakejobs.engine.duckdb import Connection
 from lakejobs.engine.local import LocalEngine
 from lakejobs.messages import LakeError
+from lakejobs.model import SilverFooter
 from lakejobs.quality.suite import load_suite
 from lakejobs.storage import footer
 
@@ -82,7 +83,10 @@ def test_records_are_counted_by_file_and_event_date(engine, files):
 
 def made(engine: Engine, files: list[CsvFile], suite, directory: Path) -> dict[str, list[tuple[object, ...]]]:
     """Make both days' partitions, and read what was written."""
-    job = SilverJob(READING, suite, {DAYS[0]: 3, DAYS[1]: 2}, files, 1000)
+    made_from = {day: SilverFooter(str(day), 1, "rules", "warnings") for day in DAYS}
+    job = SilverJob(
+        READING, suite, {DAYS[0]: 3, DAYS[1]: 2}, files, 1000, footers=made_from, lineages={day: {} for day in DAYS}
+    )
     rows = {}
     with engine.silver(job, ignored) as result:
         assert {day: (c.records, c.valid, c.invalid, c.duplicates) for day, c in result.counts.items()} == {
@@ -94,7 +98,13 @@ def made(engine: Engine, files: list[CsvFile], suite, directory: Path) -> dict[s
         assert shown == {"s1", "s2", None}, "s1 was corrected"
         for day in DAYS:
             path = str(directory / f"{day}.parquet")
-            assert result.write(day, path, footer.footer_text({"day": str(day)})) == result.counts[day].rows
+            assert result.write(day, path) == result.counts[day].rows
+            footer.seal(path)
+            said = read_footer(Path(path))
+            assert said and SilverFooter.from_json(said) == dataclasses.replace(
+                made_from[day], counts=result.counts[day]
+            )
+            assert said["verdicts"] == result.validation.verdicts(day)
             query = "select sale_id, quantity, is_valid, validation_errors, source_file from '{}' order by sale_id"
             rows[str(day)] = duckdb.sql(query.format(path)).fetchall()
     return rows

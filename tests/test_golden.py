@@ -36,6 +36,14 @@ def results(lake: LakeUnderTest) -> dict[str, str]:
     return found
 
 
+def expected_of(case: str) -> dict[str, str]:
+    """The same of the lake that a case should give."""
+    return {
+        str(path.relative_to(GOLDEN / case / "expect")): path.read_text()
+        for path in (GOLDEN / case / "expect").glob("**/*.csv")
+    }
+
+
 def as_csv(query: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:
         duckdb.sql(f"copy (select * from ({query}) order by all) to '{file.name}' (header, delimiter ',')")
@@ -46,11 +54,7 @@ def as_csv(query: str) -> str:
 def test_golden(lake, case):
     shutil.copytree(GOLDEN / case / "input", lake.root / "local_output", dirs_exist_ok=True)
     assert lake.run()
-    expected = {
-        str(path.relative_to(GOLDEN / case / "expect")): path.read_text()
-        for path in (GOLDEN / case / "expect").glob("**/*.csv")
-    }
-    assert results(lake) == expected
+    assert results(lake) == expected_of(case)
     assert lake.run()
     assert lake.ran == []
 

@@ -1,9 +1,9 @@
 """The engine: does the work on the data, behind a small protocol.
 
-`Engine` is the protocol. `local` implements it in this process with `duckdb`; `records` is the fallback reader, for
-CSV files that the engine cannot read; `sql` turns delivered text into rows, in SQL that DuckDB and Spark share;
-`partitions` turns typed records into finished partitions, with paths and values alone, so that it can run wherever the
-data is.
+`Engine` is the protocol. `local` implements it in this process with `duckdb`, `spark` in the executors of a cluster;
+`records` is the fallback reader, for CSV files that the engine cannot read; `sql` turns delivered text into rows, in
+SQL that DuckDB and Spark share; `partitions` turns typed records into finished partitions, with paths and values alone,
+so that it can run wherever the data is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lakejobs.messages import OnProgress
-from lakejobs.model import Counts, Domain, Inspection
+from lakejobs.model import Counts, Domain, Inspection, SilverFooter
 from lakejobs.quality.evaluation import Validation
 from lakejobs.quality.suite import Suite
 
@@ -32,7 +32,7 @@ class OtherDateError(Exception):
     """A daily table assigns events of a day to another date, or to none."""
 
     def __init__(self, day: str, other: dt.date | None) -> None:
-        super().__init__(f"{day} {other}")
+        super().__init__(day, other)
         self.day, self.other = day, other
 
 
@@ -69,6 +69,10 @@ class CsvFile:
     inspection: Inspection
     name: str = ""
     """The `source_file` of its rows."""
+    size: int = field(default=0, compare=False)
+    """Bytes."""
+    is_line_by_line: bool = field(default=False, compare=False)
+    """Whether each of its lines is known to be one record, so that it can be cut after any line."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,10 @@ class SilverJob:
     """Rows validated at once."""
     stored: Mapping[dt.date, Stored] = field(default_factory=dict)
     """The partitions into which the records of other files are merged. All others are made from files alone."""
+    footers: Mapping[dt.date, SilverFooter] = field(default_factory=dict)
+    """What the footer of each partition says, without counts."""
+    lineages: Mapping[dt.date, Mapping[str, Any]] = field(default_factory=dict)
+    """The lineage in the footer of each partition."""
 
     @property
     def new_records(self) -> int:
@@ -132,10 +140,11 @@ class SilverResult(Protocol):
         Each has `key`, `values` (of the rule's columns, as delivered) and `source_file`.
         """
 
-    def write(self, date: dt.date, path: str, footer: str) -> int:
-        """Write a partition to a local path, with `footer` as its `lakejobs` entry; returns the number of rows.
+    def write(self, date: dt.date, path: str) -> int:
+        """Write a partition to a local path, with its footer, whose checksum is still missing; returns the number of
+        rows.
 
-        Can be called from several threads at once.
+        Can be called from several threads at once, for each date once.
         """
 
 

@@ -51,7 +51,8 @@ def name_and_version() -> str:
 class Connection:
     """A DuckDB connection; spills to a local directory above `memory_limit`. Tables live as long as it does."""
 
-    def __init__(self, spill_directory: str, memory_limit: str) -> None:
+    def __init__(self, spill_directory: str, memory_limit: str, threads: int | None = None) -> None:
+        """`threads`: None for one for each core."""
         with _interrupts_wait():
             import duckdb
 
@@ -61,6 +62,8 @@ class Connection:
             raise LakeError(
                 f"[lake] memory_limit={memory_limit}: expected a size such as 4GB or 50%: {error}"
             ) from error
+        if threads:
+            self._connection.execute(f"set threads = {threads}")
         self._connection.execute("set timezone = 'UTC'")
         # This optimizer writes `not null` into the schema of Parquet files whose rows happen to have no NULL, and
         # readers do not accept files with different schemas as one table.
@@ -174,25 +177,11 @@ class Connection:
         `query` passes on `file_number` and `source_record`, and drops no row. `table` is a view: the row ids of
         `<table>_` are its column `row_number_`. Returns whether its rows are in the order of files and records.
         """
-        plain: dict[tuple[Any, ...], list[CsvFile]] = {}
-        careful = []
-        for file in files:
-            if file.inspection.plain and PLAIN_PATH.fullmatch(file.path):
-                plain.setdefault((file.inspection.header, file.inspection.newline), []).append(file)
-            else:
-                careful.append(file)
-        # An empty table of the right types; made in SQL, because making it in Arrow would import pandas.
-        fixed = (
-            "0 as file_number, cast(0 as bigint) as source_record, current_date as landing_date, "
-            "current_date as latest_date"
-        )
-        texts = ", ".join(f"cast(null as varchar) as {name}" for name in ("malformed", "extra", *columns))
-        self.run(f"create temp view delivered as select {fixed}, {texts} limit 0")
-        self.run(f"create temp table {table}_ as {query}")
-        self.run("drop view delivered")
+        plain, careful = _by_reader(files)
+        self._create(f"{table}_", columns, query)
         places = Places()
         in_order = True
-        for group in plain.values():
+        for group in plain:
             for begin in range(0, len(group), FILES_AT_ONCE):
                 some = group[begin : begin + FILES_AT_ONCE]
                 in_order &= not self._load_plain(f"{table}_", some, columns, query, places)
@@ -200,7 +189,7 @@ class Connection:
         found = itertools.chain.from_iterable(_read_carefully(file, columns) for file in careful)
         for chunk in _in_chunks(found):
             self._insert(f"{table}_", chunk, columns, query)
-        loaded = [file.number for group in (*plain.values(), careful) for file in group]
+        loaded = [file.number for group in (*plain, careful) for file in group]
         self.set_list("first_", places.first)
         number = "t.rowid - getvariable('first_')[t.file_number + 1]"
         if places.gaps:
@@ -213,6 +202,33 @@ class Connection:
             f"t.* replace (coalesce(t.source_record, {number}) as source_record) from {table}_ as t"
         )
         return in_order and loaded == sorted(loaded)
+
+    def load_rows(self, table: str, rows: Iterable[pa.Table], columns: Sequence[str], query: str) -> None:
+        """Create `table` from rows that `load_csv` made, perhaps in another process. The order of rows stays."""
+        self._create(f"{table}_", columns, query)
+        for some in rows:
+            self.register("rows_", some)
+            self.run(f"insert into {table}_ select * from rows_")
+            self._connection.unregister("rows_")
+        self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
+
+    def sort(self, table: str, columns: str) -> None:
+        """Sort the rows of a table that `load_rows` made."""
+        self.run(f"create temp table unsorted_ as select * from {table}_ order by {columns}")
+        self.run(f"drop view {table}; drop table {table}_; alter table unsorted_ rename to {table}_")
+        self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
+
+    def _create(self, table: str, columns: Sequence[str], query: str) -> None:
+        """Create an empty table for what `query` makes of `delivered`."""
+        # In SQL, because making it in Arrow would import pandas.
+        fixed = (
+            "0 as file_number, cast(0 as bigint) as source_record, current_date as landing_date, "
+            "current_date as latest_date"
+        )
+        texts = ", ".join(f"cast(null as varchar) as {name}" for name in ("malformed", "extra", *columns))
+        self.run(f"create temp view delivered as select {fixed}, {texts} limit 0")
+        self.run(f"create temp table {table} as {query}")
+        self.run("drop view delivered")
 
     def _load_plain(self, table: str, files: list[CsvFile], columns: Sequence[str], query: str, places: Places) -> int:
         """Read files with the same header and line ends at once, file by file; malformed lines follow after all others.
@@ -281,6 +297,24 @@ class Connection:
         self.register("delivered", _delivered(rows, columns))
         self.run(f"insert into {table} {query}")
         self._connection.unregister("delivered")
+
+
+def load_order(files: Iterable[CsvFile]) -> list[CsvFile]:
+    """Files in the order in which `load_csv` loads their records, apart from malformed lines."""
+    plain, careful = _by_reader(files)
+    return [file for group in (*plain, careful) for file in group]
+
+
+def _by_reader(files: Iterable[CsvFile]) -> tuple[list[list[CsvFile]], list[CsvFile]]:
+    """The files that the engine reads, in groups with the same header and line ends, and those it cannot read."""
+    plain: dict[tuple[Any, ...], list[CsvFile]] = {}
+    careful = []
+    for file in files:
+        if file.inspection.plain and PLAIN_PATH.fullmatch(file.path):
+            plain.setdefault((file.inspection.header, file.inspection.newline), []).append(file)
+        else:
+            careful.append(file)
+    return list(plain.values()), careful
 
 
 class Places:

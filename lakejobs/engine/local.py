@@ -41,9 +41,14 @@ class LocalEngine:
     """DuckDB, which spills to directories from `scratch`, and reads files where `on_disk` finds them."""
 
     def __init__(
-        self, scratch: Callable[[str], AbstractContextManager[str]], memory_limit: str, on_disk: OnDisk
+        self,
+        scratch: Callable[[str], AbstractContextManager[str]],
+        memory_limit: str,
+        on_disk: OnDisk,
+        threads: int | None = None,
     ) -> None:
-        self._scratch, self._memory_limit, self._on_disk = scratch, memory_limit, on_disk
+        """`threads`: None for one for each core."""
+        self._scratch, self._memory_limit, self._on_disk, self._threads = scratch, memory_limit, on_disk, threads
         self._kept: Loaded | None = None
         self._to_close: list[Loaded] = []
         weakref.finalize(self, _close, self._to_close)
@@ -54,7 +59,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def _connect(self, name: str) -> Iterator[Connection]:
-        with self._scratch(name) as spill, Connection(spill, self._memory_limit) as connection:
+        with self._scratch(name) as spill, Connection(spill, self._memory_limit, self._threads) as connection:
             yield connection
 
     # -------------------------------------------------------------------------------------------- records
@@ -76,14 +81,12 @@ class LocalEngine:
     def _load(self, reading: Reading, files: Sequence[CsvFile]) -> Loaded:
         # This task may need the memory that the records kept by an earlier one take up.
         self.forget()
-        query = sql.typed_rows(reading)
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._connect(reading.domain.name))
-            with_codes = f"select *, cast(null as string) as codes from ({query}) as rows"
             paths = self._on_disk([file.path for file in files])
             found = [dataclasses.replace(file, path=path) for file, path in zip(files, paths, strict=True)]
-            in_order = connection.load_csv("loaded", found, list(reading.domain.columns), with_codes)
-            return Loaded(connection, query, _contents(files), in_order, stack.pop_all())
+            in_order = connection.load_csv("loaded", found, list(reading.domain.columns), loaded_rows(reading))
+            return Loaded(connection, sql.typed_rows(reading), _contents(files), in_order, stack.pop_all())
 
     def _loaded(self, reading: Reading, files: Sequence[CsvFile]) -> Loaded:
         """The records of files: the kept ones (perhaps of more files), or newly read ones."""
@@ -107,20 +110,13 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def silver(self, job: SilverJob, on_progress: OnProgress) -> Iterator[LocalResult]:
-        importing_it = importing.import_in_background()
+        importing.import_in_background()
         on_progress(f"reading {job.new_records:,} records", 5)
         paths = self._on_disk([stored.path for stored in job.stored.values()])
         found = [dataclasses.replace(old, path=path) for old, path in zip(job.stored.values(), paths, strict=True)]
         job = dataclasses.replace(job, stored=dict(zip(job.stored, found, strict=True)))
         with self._loaded(job.reading, job.files) as loaded:
-            connection = loaded.connection
-            first = partitions.select(job, loaded.numbers(job.files), connection)
-            partitions.deduplicate(job, connection)
-            on_progress("waiting for Great Expectations", 30)
-            importing_it.join()
-            validation = partitions.validate(job, connection, on_progress)
-            counts = partitions.judge(job, validation, connection)
-            yield LocalResult(job, validation, counts, first, loaded.in_order, connection)
+            yield judged(job, loaded.numbers(job.files), loaded.in_order, loaded.connection, on_progress)
 
     # -------------------------------------------------------------------------------------------- gold
 
@@ -144,6 +140,11 @@ class LocalEngine:
             for name, path in paths.items():
                 connection.read_parquet(name, self._on_disk([path]))
             yield connection
+
+
+def loaded_rows(reading: Reading) -> str:
+    """Query over `delivered`: the rows of `loaded`."""
+    return f"select *, cast(null as string) as codes from ({sql.typed_rows(reading)}) as rows"
 
 
 class Loaded:
@@ -193,6 +194,20 @@ def _close(kept: list[Loaded]) -> None:
         kept.pop().close()
 
 
+def judged(
+    job: SilverJob, numbers: Sequence[int], in_order: bool, connection: Connection, on_progress: OnProgress
+) -> LocalResult:
+    """Judge the rows of `loaded`. `numbers`: the numbers there of the job's files. `in_order`: see `Loaded`."""
+    importing_it = importing.import_in_background()
+    first = partitions.select(job, numbers, connection)
+    partitions.deduplicate(job, connection)
+    on_progress("waiting for Great Expectations", 30)
+    importing_it.join()
+    validation = partitions.validate(job, connection, on_progress)
+    counts = partitions.judge(job, validation, connection)
+    return LocalResult(job, validation, counts, first, in_order, connection)
+
+
 class LocalResult:
     """Silver partitions on an open connection."""
 
@@ -215,9 +230,11 @@ class LocalResult:
         }
 
     def examples(self) -> dict[int | str, list[dict[str, Any]]]:
-        return partitions.failing_rows(self._job, self.validation, self._connection)
+        found = partitions.failing_rows(self.validation, self._connection)
+        return partitions.described(self._job, self.validation, found, self._connection)
 
-    def write(self, date: dt.date, path: str, footer: str) -> int:
+    def write(self, date: dt.date, path: str) -> int:
+        footer = partitions.footer(self._job, date, self.counts[date], self.validation.verdicts(date))
         with contextlib.ExitStack() as stack:
             connection = self._connection
             silver = stack.enter_context(self._in_order.rows(date))

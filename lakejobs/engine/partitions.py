@@ -20,12 +20,13 @@ so codes are put into `loaded`, and the names of files come from a list.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lakejobs.engine import SilverJob, sql
@@ -33,6 +34,7 @@ from lakejobs.engine.duckdb import Connection
 from lakejobs.messages import LakeError, OnProgress, counted
 from lakejobs.model import BOOKKEEPING, Counts
 from lakejobs.quality.evaluation import EXAMPLE_ROWS, Validation
+from lakejobs.storage.footer import footer_text
 
 KEYS_AT_ONCE = 20
 """Keys compared at once, as a multiple of the rows validated at once. An engine can spill to disk, but not without
@@ -306,13 +308,9 @@ class InOrder:
                 self._engine.run(f"drop table {name}")
 
 
-def failing_rows(job: SilverJob, validation: Validation, engine: Connection) -> dict[int | str, list[dict[str, Any]]]:
-    """A few failing rows of each rule, by the rule's position, or by code for those marked while reading.
-
-    Each has its key, its source file and the values of the rule's columns as delivered: in silver, a value that did not
-    fit its type is NULL, and a corrected one is different.
-    """
-    domain = job.reading.domain
+def failing_rows(validation: Validation, engine: Connection) -> dict[int | str, list[int]]:
+    """The numbers of a few failing rows of each rule, by the rule's position, or by code for those marked while
+    reading."""
     marked = engine.rows(
         f"select type_errors, min(row_number_, {EXAMPLE_ROWS}) from loaded "
         "where type_errors is not null group by type_errors"
@@ -323,6 +321,27 @@ def failing_rows(job: SilverJob, validation: Validation, engine: Connection) -> 
             read.setdefault(code, set()).update(numbers)
     numbers_of: dict[int | str, list[int]] = dict(validation.example_rows.items())
     numbers_of |= {code: sorted(numbers)[:EXAMPLE_ROWS] for code, numbers in read.items()}
+    return numbers_of
+
+
+def places(rows: Iterable[int], engine: Connection) -> dict[int, tuple[dt.date, int, int]]:
+    """Where rows are: partition_date, delivery_ and source_record by row number."""
+    listed = ", ".join(map(str, sorted({*rows}))) or "null"
+    found = engine.rows(
+        f"select row_number_, partition_date, delivery_, source_record from all_ where row_number_ in ({listed})"
+    )
+    return {row: (date, delivery, record) for row, date, delivery, record in found}
+
+
+def described(
+    job: SilverJob, validation: Validation, numbers_of: Mapping[int | str, Sequence[int]], engine: Connection
+) -> dict[int | str, list[dict[str, Any]]]:
+    """The rows that `failing_rows` found, as `SilverResult.examples` shows them.
+
+    Each has its key, its source file and the values of the rule's columns as delivered: in silver, a value that did not
+    fit its type is NULL, and a corrected one is different.
+    """
+    domain = job.reading.domain
     wanted = {number for numbers in numbers_of.values() for number in numbers}
     if not wanted:
         return {}
@@ -400,6 +419,12 @@ def write(
             "order by delivery_, source_record"
         )
     return engine.write_parquet(query, path, footer)
+
+
+def footer(job: SilverJob, date: dt.date, counts: Counts, verdicts: Mapping[str, Sequence[int]]) -> str:
+    """A partition's `lakejobs` entry in its file's footer."""
+    known = dataclasses.replace(job.footers[date], counts=counts)
+    return footer_text({**known.to_json(), "lineage": job.lineages[date], "verdicts": verdicts})
 
 
 def rescued_values(text: str | None) -> dict[str, Any]:

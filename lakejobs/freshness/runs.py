@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterable, Iterator
 
 from lakejobs.config import lake as settings
+from lakejobs.config import spark_settings
 from lakejobs.engine import Engine
 from lakejobs.engine.local import LocalEngine
 from lakejobs.freshness.domain_state import DomainState
 from lakejobs.messages import log
 from lakejobs.storage import File, layout
+from lakejobs.storage.layout import Lake
 
 
 class Run:
@@ -22,7 +24,7 @@ class Run:
 
     def __init__(self, worker: object = None) -> None:
         self.lake = layout.current()
-        self.engine: Engine = LocalEngine(self.lake.scratch, settings().memory_limit, self.lake.store.on_disk)
+        self.engine = _engine(self.lake)
         self._worker = worker
         self._states: dict[str, DomainState] = {}
         self._asked: dict[str, float] = {}
@@ -64,6 +66,20 @@ class Run:
 
     def belongs_to(self, worker: object) -> bool:
         return self._worker is worker
+
+
+def _engine(lake: Lake) -> Engine:
+    """The engine that the settings name."""
+    section, store = settings(), lake.store
+    local = LocalEngine(lake.scratch, section.memory_limit, store.on_disk)
+    if section.engine != "spark":
+        return local
+    from lakejobs.engine.spark import Cluster, SparkEngine
+
+    cluster = Cluster(
+        section.spark_master, spark_settings(), section.spark_memory_limit, is_lake_on_disk="://" not in store.root
+    )
+    return SparkEngine(lake.scratch, store.on_disk, cluster, local)
 
 
 @contextlib.contextmanager

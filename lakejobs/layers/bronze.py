@@ -388,6 +388,8 @@ def csv_file(state: DomainState, date: dt.date, entry: ManifestEntry, number: in
         latest_date=min(max(date, delivered), dt.date.max - dt.timedelta(days=1)) + dt.timedelta(days=1),
         inspection=entry.inspection,
         name=path,
+        size=entry.bytes,
+        is_line_by_line=entry.inspection.plain and not entry.malformed and entry.records == entry.inspection.lines - 1,
     )
 
 

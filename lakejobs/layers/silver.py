@@ -82,6 +82,7 @@ def build(
     if wanted:
         found = sources(state, wanted)
         merged = stored(state, suite, wanted, found) if merge else {}
+        made_by = state.made_by.to_json()
         job = SilverJob(
             reading=state.reading,
             suite=suite,
@@ -89,13 +90,15 @@ def build(
             files=[file for file, entry in found if any(is_new(file, entry, date, merged) for date in wanted)],
             chunk_rows=chunk_rows,
             stored=merged,
+            footers={date: footer_of(state, date) for date in wanted},
+            lineages={date: {"files": files_of(found, date), **made_by} for date in wanted},
         )
         with engine.silver(job, on_progress) as result:
             withheld = result.validation.withheld()
             # Before publishing, because it reads the files that publishing replaces.
             examples = result.examples()
             published = [date for date in wanted if date not in withheld]
-            publish(state, published, result, found, merged, on_progress)
+            publish(state, published, result, merged, on_progress)
             built = Built(removed, result.validation, result.counts, withheld, examples, job.new_records)
     for date in removed:
         state.lake.store.remove(state.lake.silver(state.domain, date))
@@ -155,8 +158,20 @@ def is_new(file: CsvFile, entry: ManifestEntry, date: dt.date, merged: Mapping[d
     return date.isoformat() in entry.dates and not (date in merged and file.name in merged[date].files)
 
 
+def footer_of(state: DomainState, date: dt.date) -> SilverFooter:
+    """What a partition's footer will say before anything is counted."""
+    made_by = state.made_by
+    return SilverFooter(state.expected(date) or "", SILVER_VERSION, made_by.rules_hash, made_by.warnings_hash)
+
+
+def files_of(files: Sequence[tuple[CsvFile, ManifestEntry]], date: dt.date) -> list[list[Any]]:
+    """What a partition's footer says of the files it was made from."""
+    day = date.isoformat()
+    return [lineage_of(file, entry, date) for file, entry in files if day in entry.dates]
+
+
 def lineage_of(file: CsvFile, entry: ManifestEntry, date: dt.date) -> list[Any]:
-    """What a partition's footer says of a file it was made from: name, size, content hash, and its records there."""
+    """What it says of one of them: name, size, content hash, and its records there."""
     return [file.name, entry.bytes, entry.inspection.sha256, entry.dates[date.isoformat()]]
 
 
@@ -187,34 +202,23 @@ def publish(
     state: DomainState,
     dates: Sequence[dt.date],
     result: SilverResult,
-    files: Sequence[tuple[CsvFile, ManifestEntry]],
     merged: Mapping[dt.date, Stored],
     on_progress: OnProgress,
 ) -> None:
-    """Publish one file per date, with its lineage and counts in the footer.
+    """Publish one file per date.
 
     Writes several at once, because each write waits for the disk.
     """
-    store, made_by = state.lake.store, state.made_by
+    store = state.lake.store
 
     def write(date: dt.date) -> str:
-        path, counts = state.lake.silver(state.domain, date), result.counts[date]
-        made_from = [lineage_of(file, entry, date) for file, entry in files if date.isoformat() in entry.dates]
-        known = SilverFooter(
-            state.expected(date) or "", SILVER_VERSION, made_by.rules_hash, made_by.warnings_hash, counts
-        )
-        content = {
-            **known.to_json(),
-            "lineage": {"files": made_from, **made_by.to_json()},
-            "verdicts": result.validation.verdicts(date),
-        }
+        path, rows = state.lake.silver(state.domain, date), result.counts[date].rows
         store.sweep(path.rpartition("/")[0])
         with store.publish(path) as temporary:
-            written = result.write(date, temporary, footer.footer_text(content))
-            if written != counts.rows:
+            written = result.write(date, temporary)
+            if written != rows:
                 raise LakeError(
-                    f"{state.lake.location(path)}: expected to write {counts.rows:,} rows, but wrote {written:,}; "
-                    "run again"
+                    f"{state.lake.location(path)}: expected to write {rows:,} rows, but wrote {written:,}; run again"
                 )
             if date in merged and ((now := store.stat(path)) is None or now.version != merged[date].version):
                 raise LakeError(f"{state.lake.location(path)} changed while it was read; run again")

@@ -65,7 +65,7 @@ class Validation:
         for rule in suite.rules:
             configuration, row_level, row_local = _configuration(suite, rule, domain)
             self._configurations[rule.position] = configuration
-            self.outcomes[rule.position] = Outcome(rule, row_level)
+            self.outcomes[rule.position] = Outcome(rule, row_level, row_local)
             (self._row_local if row_local else self._whole).append(rule)
         self._failures: dict[int, list[Any]] = {}  # position of a critical rule → arrays of row numbers
         self.example_rows: dict[int, list[int]] = {}  # rule position → row numbers of the first failing rows
@@ -208,13 +208,18 @@ class Validation:
             indexes = result.result.get("unexpected_index_list") if outcome.row_level else None
             if outcome.row_level and result.result.get("unexpected_count") and not indexes:
                 raise LakeError(f"{self.suite.path}: {rule} does not say which rows fail it")
+            unexpected = numbered[np.asarray(indexes or [], dtype=np.int64)]
             if indexes:
-                unexpected = numbered[np.asarray(indexes, dtype=np.int64)]
                 if rule.severity == "critical":
                     self._failures.setdefault(rule.position, []).append(unexpected)
                 examples = self.example_rows.setdefault(rule.position, [])
                 examples += unexpected[: EXAMPLE_ROWS - len(examples)].tolist()
-            outcome.add(result, days.only)
+            outcome.add(result, unexpected[:EXAMPLE_VALUES].tolist(), days.only)
+
+    def include(self, found: Mapping[int, Outcome]) -> None:
+        """Add what rules found in other partitions, by the rules' positions."""
+        for position, outcome in found.items():
+            self.outcomes[position].include(outcome)
 
     def failed_rows(self) -> pa.Table:
         """Rows that fail critical rules: `row_number_` and `codes`, joined in the suite's order."""
@@ -332,18 +337,20 @@ class Days:
 class Outcome:
     """One rule's outcome over all chunks."""
 
-    def __init__(self, rule: Rule, row_level: bool) -> None:
+    def __init__(self, rule: Rule, row_level: bool, row_local: bool) -> None:
         self.rule = rule
         self.row_level = row_level
         """Whether the rule finds rows; other rules observe a value of the table."""
+        self.row_local = row_local
+        """Whether it validates each row by itself; others see one partition after the other."""
         self.dates: dict[dt.date, list[int]] = {}
         """See `Validation.verdicts`; of a rule that finds rows."""
         self.new_elements = self.new_unexpected = 0
         """Without what was counted earlier."""
-        self.examples: Counter[Any] = Counter()
-        self.observed: Any = None
-        self.details: Any = None
-        self._failed_tables: dict[dt.date, str] = {}
+        self.examples: list[tuple[Any, Any]] = []
+        """The first failing rows: the row's number, and what was found there."""
+        self.observations: dict[dt.date, tuple[bool, Any, Any]] = {}
+        """Of a rule about the table, by partition: whether it passes, what was observed, and details."""
 
     @property
     def elements(self) -> int:
@@ -360,20 +367,38 @@ class Outcome:
     def _sum(self, place: int) -> int:
         return sum(counts[place] for counts in self.dates.values())
 
-    def add(self, result: Any, partition: dt.date | None) -> None:
-        """Add the result of a chunk, or of a whole partition."""
+    @property
+    def observed(self) -> Any:
+        """What the last partition that fails shows, or else the first."""
+        return self._observation[0]
+
+    @property
+    def details(self) -> Any:
+        return self._observation[1]
+
+    @property
+    def _observation(self) -> tuple[Any, Any]:
+        observed = details = None
+        for _, (success, value, more) in sorted(self.observations.items()):
+            if observed is None or not success:
+                observed, details = value, more
+        return observed, details
+
+    def add(self, result: Any, rows: Sequence[int], partition: dt.date | None) -> None:
+        """Add the result of a chunk, or of a whole partition. `rows`: the numbers of the first failing rows."""
         content = result.result
         if self.row_level:
             self.new_elements += content["element_count"]
             self.new_unexpected += content["unexpected_count"]
-            for value in content.get("partial_unexpected_list", ())[: EXAMPLE_VALUES - self.examples.total()]:
-                self.examples[_readable(value)] += 1
-            return
-        if self.observed is None or not result.success:
-            self.observed = _observed(content)
-            self.details = _without_numpy(content.get("details"))
-        if partition and not result.success:
-            self._failed_tables[partition] = f"observed {_observed(content)}"
+            wanted = EXAMPLE_VALUES - len(self.examples)
+            values = [_readable(value) for value in content.get("partial_unexpected_list", ())[:wanted]]
+            self.examples += zip(rows, values, strict=False)
+        elif partition:
+            self.observations[partition] = (
+                bool(result.success),
+                _observed(content),
+                _without_numpy(content.get("details")),
+            )
 
     def add_counts(self, counts: Mapping[dt.date, Sequence[int]], sign: int = 1) -> None:
         for date, added in counts.items():
@@ -381,9 +406,19 @@ class Outcome:
             for place, count in enumerate(added):
                 known[place] += sign * count
 
+    def include(self, other: Outcome) -> None:
+        """Add what the rule found in other partitions. The numbers of all rows must sort in the order of the rows."""
+        self.dates |= other.dates
+        self.new_elements += other.new_elements
+        self.new_unexpected += other.new_unexpected
+        self.observations |= other.observations
+        self.examples = sorted([*self.examples, *other.examples], key=lambda one: one[0])[:EXAMPLE_VALUES]
+
     def failed(self) -> dict[dt.date, str]:
         """Whole partitions that fail, by a table rule or because too few rows pass for `mostly`."""
-        failed = dict(self._failed_tables)
+        failed = {
+            date: f"observed {observed}" for date, (success, observed, _) in self.observations.items() if not success
+        }
         for date, (_, _, judged, unexpected) in self.dates.items():
             # The same arithmetic as in Great Expectations.
             if self.rule.mostly < 1 and judged and (judged - unexpected) / judged < self.rule.mostly:
@@ -401,6 +436,7 @@ class Outcome:
             observed = {"observed_value": self.observed}
             return observed | ({"details": self.details} if self.details else {})
         judged = self.elements - self.missing
+        examples = Counter(value for _, value in self.examples)
 
         def percent(part: int, whole: int) -> float | None:
             return 100 * part / whole if whole else None
@@ -413,8 +449,8 @@ class Outcome:
             "unexpected_percent": percent(self.unexpected, judged),
             "unexpected_percent_nonmissing": percent(self.unexpected, judged),
             "unexpected_percent_total": percent(self.unexpected, self.elements),
-            "partial_unexpected_list": list(self.examples.elements()),
-            "partial_unexpected_counts": [{"value": v, "count": n} for v, n in self.examples.most_common()],
+            "partial_unexpected_list": list(examples.elements()),
+            "partial_unexpected_counts": [{"value": v, "count": n} for v, n in examples.most_common()],
         }
 
 

@@ -22,6 +22,8 @@ from typing import Any
 
 # Needed for expectations about distributions only; loaded when one is used.
 DEFERRED = ("altair", "scipy.stats")
+SPARK = "great_expectations.compatibility.pyspark"
+"""Where Great Expectations imports Spark, for an engine that is never used here."""
 # Packages whose `__init__` only gathers names from their modules, most of which a validation does not use.
 GATHERING = (
     "great_expectations.datasource.fluent",
@@ -45,6 +47,20 @@ class Deferred(types.ModuleType):
             if parent:
                 delattr(sys.modules[parent], child)
         return getattr(importlib.import_module(self.__name__), attribute)
+
+
+class WithoutSpark(types.ModuleType):
+    """Stands in for `SPARK` as if Spark were not installed.
+
+    The import takes half a second, and ends the process if Spark lacks the packages of Spark Connect.
+    """
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        from great_expectations.compatibility.not_imported import NotImported
+
+        return NotImported("lakejobs validates with pandas")
 
 
 class Gathering(types.ModuleType):
@@ -102,6 +118,7 @@ def import_great_expectations() -> None:
             sys.modules[name] = Deferred(name)
             if parent:
                 setattr(importlib.import_module(parent), child, sys.modules[name])
+    sys.modules[SPARK] = WithoutSpark(SPARK)
     # The import creates thousands of classes and discards none; collecting garbage would take a tenth of the time.
     was_collecting = gc.isenabled()
     gc.disable()
@@ -110,7 +127,9 @@ def import_great_expectations() -> None:
             with _gathering():
                 importlib.import_module("great_expectations.validator.validator")
         except Exception:  # noqa: BLE001 - in another version, a package may do more than gather names
-            for name in [name for name in sys.modules if name.partition(".")[0] == "great_expectations"]:
+            for name in [
+                name for name in sys.modules if name.partition(".")[0] == "great_expectations" and name != SPARK
+            ]:
                 del sys.modules[name]
             importlib.import_module("great_expectations.validator.validator")
     finally:

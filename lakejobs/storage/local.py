@@ -327,6 +327,26 @@ def copy(source: BinaryIO, path: str) -> None:
         shutil.copyfileobj(source, target)
 
 
+def copy_part(source: str, path: str, start: int, end: int) -> None:
+    """Copy the first line of a file, and its bytes from `start` to `end`."""
+    with reading(source) as given, explained(f"cannot write {path}"), open(path, "wb") as target:
+        target.write(given.readline())
+        given.seek(start)
+        while start < end and (some := given.read(min(end - start, 1 << 20))):
+            start += target.write(some)
+
+
+def move(source: str, path: str) -> None:
+    """Give a file another path, perhaps on another file system."""
+    with explained(f"cannot move {source} to {path}"):
+        shutil.move(source, path)
+
+
+def absolute(path: str) -> str:
+    """A path for other processes, whose working directory is another."""
+    return os.path.abspath(path)
+
+
 def make_directory(directory: str) -> None:
     """Create a directory and its parents, syncing each to the disk before anything is put into it."""
     if os.path.isdir(directory):
