@@ -236,7 +236,7 @@ def install(tasks: Sequence[str]) -> None:
     sys.unraisablehook = show_unraisable
     os.register_at_fork(after_in_child=leave_on_interrupt)
     # Other programs may go on after Luigi's command line has ended.
-    if os.path.basename(sys.argv[0]) == "luigi" and (command_line := sys.modules.get("luigi.retcodes")):
+    if sys.argv[0].rpartition("/")[2] == "luigi" and (command_line := sys.modules.get("luigi.retcodes")):
         command_line.sys = SimpleNamespace(**{**vars(sys), "exit": leave})  # type: ignore[attr-defined]
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):
