@@ -94,6 +94,9 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         for name in ("chunk_rows", "lock_lease"):
             if (value := getattr(self, name)) < 1:
                 raise LakeError(f"[lake] {name}={value}: expected 1 or more")
+        for name in ("keep_snapshots", "keep_validations", "lock_timeout"):
+            if (value := getattr(self, name)) < 0:
+                raise LakeError(f"[lake] {name}={value}: expected 0 or more")
         memory = MEMORY.fullmatch(self.memory_limit)
         if not memory or not 0 < float(memory["number"]) <= (100 if memory["unit"] == "%" else math.inf):
             raise LakeError(

@@ -33,7 +33,7 @@ HEADER = re.compile(
     r"-- grain: (?P<grain>[a-z0-9_, ]+?)[ ]*\n-- sources?: (?P<sources>[a-z0-9_, ()]+?)[ ]*\n", re.IGNORECASE
 )
 CHART = re.compile(r"^-- chart(?P<how> +with\b[^:|\n]*)?:(?P<what>.*)$", re.MULTILINE | re.IGNORECASE)
-HEADERS = ("grain", "source", "sources", "chart", "chart with shares")
+HEADERS = ("grain", "source", "sources", "chart", "chart with totals", "chart with shares")
 HEADER_LIKE = re.compile(r"\s*--\s*(?P<name>[a-z]{3}[^:|]*):", re.IGNORECASE)
 COLUMN = r"[a-z][a-z0-9_]*"
 BY = re.compile(rf"({COLUMN}) +by +({COLUMN}(?: +or +{COLUMN})*(?: *, *{COLUMN}(?: +or +{COLUMN})*)*)", re.IGNORECASE)
@@ -68,8 +68,10 @@ class Chart:
     by: tuple[tuple[str, ...], ...] = ()
     """Columns whose values together name a group, each followed by its fallbacks for NULL."""
     note: str = ""
+    adds_up: bool = False
+    """Whether sums of the values over time mean something."""
     has_shares: bool = False
-    """Whether the values are parts of a whole."""
+    """Whether the values are parts of a whole; then they also add up."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -261,13 +263,13 @@ def _charts(text: str, is_daily: bool) -> tuple[Chart, ...]:
         else:
             named = [NAMED.fullmatch(part.strip()) for part in columns.split(",")] if is_daily else []
             series = tuple((one[1], one[2].lower()) for one in named if one) if all(named) else ()
-        if not title or not series or how not in ([], ["with", "shares"]):
+        if not title or not series or how not in ([], ["with", "totals"], ["with", "shares"]):
             raise ValueError(
                 f"line {line}: expected '-- chart: TITLE | COLUMN by COLUMN | NOTE' or, with date in the grain, "
-                "'-- chart: TITLE | NAME: COLUMN, NAME: COLUMN | NOTE'; or '-- chart with shares: …' if the values are "
-                f"parts of a whole; got {found[0]!r}"
+                "'-- chart: TITLE | NAME: COLUMN, NAME: COLUMN | NOTE'; or '-- chart with totals: …' if the values add "
+                f"up over time, '-- chart with shares: …' if they are parts of a whole; got {found[0]!r}"
             )
-        charts.append(Chart(title, line, series, by, note, bool(how)))
+        charts.append(Chart(title, line, series, by, note, bool(how), how == ["with", "shares"]))
     return tuple(charts)
 
 

@@ -231,6 +231,15 @@ def test_gold_tables_can_be_asked(engine, partitions):
             rows.rows("select nothing from one")
 
 
+def test_ctrl_c_while_the_engine_looks_at_a_table_is_an_interrupt(tmp_path):
+    class Interrupted:
+        def __arrow_c_stream__(self, requested_schema=None):
+            raise KeyboardInterrupt
+
+    with Connection(str(tmp_path), "1GB") as connection, pytest.raises(KeyboardInterrupt):
+        connection.register("rows", Interrupted())
+
+
 def test_the_short_cut_of_a_correction_changes_nothing(tmp_path):
     draw = random.Random(20261104)
     lines = []

@@ -94,6 +94,15 @@ def test_a_total_that_is_too_large_is_not_taken_as_reported(lake: LakeUnderTest)
     assert by_day(lake.gold("daily_sales_summary"), "total_revenue") == {"2026-10-01": 10}
 
 
+@pytest.mark.parametrize("total", ["10.01000001", "9.98999999", "10.010000000001"])
+def test_a_total_is_corrected_if_it_differs_by_more_than_a_cent_however_little_more(lake: LakeUnderTest, total: str):
+    lake.deliver(
+        "sales", "a.csv", sale("s1", "2026-10-01", 1, "10.00", total), sale("s2", "2026-10-01", 1, "5", "5.01")
+    )
+    assert lake.run()
+    assert lake.silver().sort_values("sale_id")["total_amount"].to_list() == [10, 5.01]
+
+
 def test_costs_of_movements(lake: LakeUnderTest, lines: list[tuple[int, str]]):
     draw = random.Random(20261103)
     costs, delivered = defaultdict(list), []

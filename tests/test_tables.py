@@ -320,15 +320,17 @@ def test_a_table_says_how_it_is_charted(two, add):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ("a: nothing, b: N", "line 3: own has no column nothing to chart; it has date, status, n, generated_at"),
-        ("n by nobody or status", "line 3: own has no column nobody to chart; it has date, status, n"),
-        ("a: status", "line 3: this chart cannot be drawn: Binder Error"),
+        ("a: nothing, b: N", "line 3: own has no column nothing to chart; it has date, status, n, ratio, generated_at"),
+        ("n by nobody or status", "line 3: own has no column nobody to chart; it has date, status, n, ratio"),
+        ("a: status", "line 3: this chart cannot be drawn: "),
+        ("a: ratio", "line 3: this chart cannot be drawn: ratio is infinite or no number in "),
     ],
 )
 def test_a_chart_that_cannot_be_drawn_says_so_in_the_report_and_in_the_log(two, add, caplog, columns, message):
     add(
         own=f"-- grain: date, status\n-- source: sales\n-- chart: Wrong | {columns}\n"
-        "select cast(timestamp as date) as date, status, count(*) as n from sales group by all"
+        "select cast(timestamp as date) as date, status, count(*) as n, 1 / sum(0 * quantity) as ratio from sales "
+        "group by all"
     )
     assert two.run()
     assert f"sql/gold/own.sql, {message}" in charted(two)["Wrong"]
@@ -383,7 +385,7 @@ def test_only_parts_of_a_whole_are_added_up(lake, add):
     assert lake.run()
     found = charted(lake)
     price = found["Price"]
-    assert "In euros. Each figure is the average of its rows; over time, the first 5 are shown." in price
+    assert "In euros. Each figure is the average of its rows. Over time, the first 5 are shown." in price
     assert re.findall(r'<th>(.*?)</th>\s*<td class="number">(.*?)</td>', price)[:2] == [("Lamp", "15"), ("Mug 6", "6")]
     by_month = price.partition("by month")[2]
     assert by_month.count("2026-01\nLamp: 15\nMug 6: 6\nMug 5: 5\nMug 4: 4\nMug 3: 3</title>") == 1
@@ -450,3 +452,43 @@ def test_a_broken_table_is_on_the_cards_of_the_domains_it_reads(two, add):
         assert "sql/gold/further.sql: its source wrong is broken" in cards[domain]
     assert "sql/gold/wrong.sql does not begin with the lines" in cards["inventory"]
     assert "sql/gold/wrong.sql" not in cards["sales"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        (
+            "select *, (select count(*) from read_parquet('datalake/silver/**/*.parquet')) as n from sales",
+            "its SQL reads read_parquet, which its second line does not name as a source",
+        ),
+        ("select * from sales, glob('*')", "its SQL reads glob, which"),
+        (
+            "select sale_id, now() as generated_at from sales",
+            "its SQL computes generated_at, which the lake adds itself",
+        ),
+    ],
+)
+def test_what_a_table_must_not_read_or_compute_is_refused(two, add, caplog, sql, message):
+    add(own=f"-- grain: sale_id\n-- source: sales\n{sql}")
+    assert not two.run()
+    assert any("own.sql: " in one.message and message in one.message for one in caplog.records)
+
+
+def test_functions_that_read_nothing_are_no_sources(two, add):
+    add(own="-- grain: n\n-- source: sales\nselect distinct n from sales, unnest([1, 2]) as l(n), range(3) as r(m)")
+    assert two.run()
+    assert sorted(two.gold("own")["n"]) == [1, 2]
+
+
+def test_values_are_added_up_only_where_the_chart_says_so(two, add):
+    add(
+        own="-- grain: date\n-- source: sales\n-- chart: Average | n: n\n-- chart with totals: Sum | n: n\n"
+        "select cast(timestamp as date) as date, sum(quantity) as n from sales group by all"
+    )
+    two.deliver("sales", "sales_20261103_120000.csv", sale("s8", "2026-11-02", quantity=40, total="200.00"))
+    assert two.run()
+    days = [int(n) for n in two.gold("own")["n"]]
+    found = charted(two)
+    assert len(days) > 1
+    assert f">{sum(days)}<" in found["Sum"] and "average" not in found["Sum"]
+    assert f">{sum(days)}<" not in found["Average"] and "Each figure is the average of its rows." in found["Average"]

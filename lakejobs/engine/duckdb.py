@@ -129,7 +129,8 @@ class Connection:
 
     def register(self, name: str, data: pa.Table) -> None:
         """Make an Arrow table readable under a name."""
-        self._connection.register(name, data)
+        with plain_errors():
+            self._connection.register(name, data)
 
     def set_list(self, name: str, values: Mapping[int, Any]) -> None:
         """Make values by number readable as `getvariable(name)[number + 1]`; in SQL, lists begin with 1."""
@@ -364,8 +365,8 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # How DuckDB reports Ctrl-C.
-        if type(error) is RuntimeError and str(error).startswith("Query interrupted"):
+        # How DuckDB reports Ctrl-C: in a query, and while it looks at an Arrow table.
+        if str(error).startswith("Query interrupted") or "failed: KeyboardInterrupt" in str(error):
             raise KeyboardInterrupt from error
         if reason := _of_the_disk(str(error)):
             raise LakeError(reason) from error

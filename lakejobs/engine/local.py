@@ -33,6 +33,8 @@ from lakejobs.model import Counts
 from lakejobs.quality import importing
 from lakejobs.quality.evaluation import Validation
 
+GENERATED_AT = "generated_at"
+"""The column that every table gets."""
 OnDisk: TypeAlias = Callable[[Sequence[str]], list[str]]
 """Paths on the local disk of files, or of copies, by their paths in the store."""
 
@@ -124,7 +126,7 @@ class LocalEngine:
         with self._connect("gold") as connection:
             _compute(job, connection, self._on_disk)
             check_grain(job.grain, connection)
-            query = f"select *, timestamp '{job.generated_at.replace(tzinfo=None)}' as generated_at from computed"
+            query = f"select *, timestamp '{job.generated_at.replace(tzinfo=None)}' as {GENERATED_AT} from computed"
             if job.carried:
                 snapshot, days = job.carried
                 connection.read_parquet("carried", self._on_disk([snapshot]))
@@ -304,6 +306,8 @@ def check_grain(grain: Sequence[str], connection: Connection) -> None:
     there = [str(name) for name, *_ in connection.rows("describe computed")]
     if missing := [name for name in grain if name not in map(str.lower, there)]:
         raise GrainError(f"its grain names {few(missing)}, but its SQL computes only {few(there, 50)}")
+    if GENERATED_AT in map(str.lower, there):
+        raise GrainError(f"its SQL computes {GENERATED_AT}, which the lake adds itself; give that column another name")
     columns = ", ".join(grain)
     repeated = connection.rows(
         f"select {columns}, count(*) from computed group by {columns} having count(*) > 1 order by all limit 1"

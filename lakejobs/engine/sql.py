@@ -14,6 +14,8 @@ from lakejobs.model import MOST_DIGITS, Domain
 
 WHOLE = "^[+-]?0*[0-9]{1,15}([.]0*)?$"
 NUMBER = "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
+HARMLESS = {"range", "generate_series", "unnest", "generateseries"}
+"""Functions that make rows from their arguments alone."""
 TOO_LARGE = "1e15"
 """Larger numbers lose cents in a double, and their sums overflow a decimal."""
 
@@ -34,7 +36,8 @@ def text(value: str) -> str:
 
 
 def relations_read(query: str) -> set[str] | None:
-    """Names of the relations that a query reads, in lower case; None if it cannot be parsed."""
+    """Names of the relations that a query reads, in lower case, and of functions that may read files; None if it cannot
+    be parsed."""
     import sqlglot
     from sqlglot.optimizer.scope import traverse_scope
 
@@ -43,7 +46,11 @@ def relations_read(query: str) -> set[str] | None:
     except sqlglot.errors.SqlglotError:
         return None
     sources = [source for scope in scopes for source in scope.sources.values()]
-    return {source.name.lower() for source in sources if isinstance(source, sqlglot.exp.Table) and source.name}
+    tables = [source for source in sources if isinstance(source, sqlglot.exp.Table)]
+    called = [table.this for table in tables if isinstance(table.this, sqlglot.exp.Func)]
+    functions = {call.name if isinstance(call, sqlglot.exp.Anonymous) else call.sql_name() for call in called}
+    names = {table.name for table in tables if not isinstance(table.this, sqlglot.exp.Func)}
+    return {name.lower() for name in names | functions if name} - HARMLESS
 
 
 def partition_dates(reading: Reading) -> str:
@@ -150,7 +157,7 @@ def _compared(domain: Domain, rows: str) -> str:
             # By way of text, because a direct cast of a large amount loses cents.
             product = f"cast(cast({correction.expression} as string) as double)"
             computed = f"case when abs({product}) < {TOO_LARGE} then {product} end"
-            amounts = [f"cast(cast({name} as string) as decimal(21, 6))" for name in (column, f"{column}_expected")]
+            amounts = [f"cast(cast({name} as string) as decimal(30, 15))" for name in (column, f"{column}_expected")]
             exact = " - ".join(amounts)
         else:
             computed = f"try_cast({correction.expression} as {kind})"

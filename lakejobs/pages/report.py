@@ -348,6 +348,11 @@ def draw(table: Table, chart: Chart, rows: Rows, *, is_fresh: bool) -> dict[str,
     trouble = f"{table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
     if not unknown:
         try:
+            for _, column in chart.series:
+                strange = f"select count(*) from {table.name} where not isfinite(cast({column} as double))"
+                ((count,),) = rows.rows(strange)
+                if count:
+                    raise QueryError(f"{column} is infinite or no number in {counted(count, 'row')}")
             return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
         except QueryError as error:
             trouble = f"this chart cannot be drawn: {' '.join(str(error).split())}"
@@ -367,10 +372,10 @@ def _named(chart: Chart) -> str:
 def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
     """A chart's groups by size, and their values over time.
 
-    Parts of a whole are added up. Other values, such as averages, are not: a figure is the average of its rows, the
-    groups are side by side, and only those with a colour are shown over time.
+    Values that do not add up, such as averages, are averaged. Unless they are parts of a whole, the groups are side by
+    side, and only those with a colour are shown over time.
     """
-    figure = "cast(sum(value) as double)" if chart.has_shares else "cast(avg(value) as double)"
+    figure = "cast(sum(value) as double)" if chart.adds_up else "cast(avg(value) as double)"
     source = " union all ".join(
         f"select date, {_named(chart) if chart.by else text(name)} as name, {column} as value from {table}"
         for name, column in chart.series
@@ -400,7 +405,8 @@ def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
         "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups) if chart.has_shares else None),
         "left_out": len(groups) - MOST_GROUPS,
         "total": sum(total for _, total in groups) if chart.has_shares else None,
-        "averages": None if chart.has_shares else {"left_out": max(0, len(groups) - MOST_COLOURS), "shown": len(names)},
+        "is_average": not chart.adds_up,
+        "shown": len(names) if len(groups) > len(names) else None,
         "charts": timelines(first, last, names, values, stacked=chart.has_shares),
     }
 
