@@ -94,6 +94,8 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         for name in ("chunk_rows", "lock_lease"):
             if (value := getattr(self, name)) < 1:
                 raise LakeError(f"[lake] {name}={value}: expected 1 or more")
+        if self.root.rstrip("/") == self.staging.rstrip("/"):
+            raise LakeError(f"[lake] root and staging are both {self.root}: expected two directories")
         for name in ("keep_snapshots", "keep_validations", "lock_timeout"):
             if (value := getattr(self, name)) < 0:
                 raise LakeError(f"[lake] {name}={value}: expected 0 or more")
@@ -115,8 +117,11 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
 
 
 def refuse_unknown(known: Sequence[str]) -> None:
-    """Raise LakeError if `[lake]` contains a setting that does not exist."""
+    """Raise LakeError if `[lake]` contains a setting that does not exist, or its own name is misspelt."""
     config = luigi.configuration.get_config()
+    for section in config.sections():
+        if section != "lake" and difflib.get_close_matches(section.lower(), ["lake"], cutoff=0.8):
+            raise LakeError(f"unknown section [{section}]; did you mean [lake]?")
     for name in _own_settings(config):
         if name.replace("-", "_") in known:
             continue

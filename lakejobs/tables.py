@@ -35,6 +35,7 @@ HEADER = re.compile(
 CHART = re.compile(r"^-- chart(?P<how> +with\b[^:|\n]*)?:(?P<what>.*)$", re.MULTILINE | re.IGNORECASE)
 HEADERS = ("grain", "source", "sources", "chart", "chart with totals", "chart with shares")
 HEADER_LIKE = re.compile(r"\s*--\s*(?P<name>[a-z]{3}[^:|]*):", re.IGNORECASE)
+WITHOUT_COLON = re.compile(r"\s*--\s*chart\b[^:|]*\|", re.IGNORECASE)
 COLUMN = r"[a-z][a-z0-9_]*"
 BY = re.compile(rf"({COLUMN}) +by +({COLUMN}(?: +or +{COLUMN})*(?: *, *{COLUMN}(?: +or +{COLUMN})*)*)", re.IGNORECASE)
 NAMED = re.compile(rf"([^:]+?) *: *({COLUMN})", re.IGNORECASE)
@@ -238,6 +239,8 @@ def _refuse_misspelt_headers(text: str) -> None:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip().startswith("--"):
             return
+        if WITHOUT_COLON.match(line):
+            raise ValueError(f"line {number}: the colon after 'chart' is missing: {line.strip()!r}")
         found = HEADER_LIKE.match(line)
         if not found or CHART.match(line):
             continue

@@ -348,3 +348,21 @@ luigi_run(["--module", "lakejobs", "GoldAll", "--local-scheduler"])
     assert done.returncode == luigi_output.INTERRUPTED_CODE, done.stderr
     assert done.stderr.splitlines()[-1] == luigi_output.INTERRUPTED
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\n[lake]\n", "\n[lakes]\n", "unknown section [lakes]; did you mean [lake]?"),
+        ("staging = local_output", "staging = datalake/", "[lake] root and staging are both datalake"),
+        ("keep_snapshots = 10", "keep_snapshots = -1", "[lake] keep_snapshots=-1: expected 0 or more"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(lake, luigi, old, new, message):
+    settings = (PROJECT / "luigi.cfg").read_text()
+    assert old in settings
+    (lake.root / "luigi.cfg").write_text(settings.replace(old, new, 1))
+    done = luigi("GoldAll")
+    assert done.returncode == 35, done.stderr
+    assert done.stderr.count(message) == 1, done.stderr
+    assert "Traceback" not in done.stderr

@@ -194,6 +194,12 @@ def test_a_misspelt_header_is_refused(line, close):
     assert broken_by(text) == said
 
 
+@pytest.mark.parametrize("line", ["-- chart Sold | n: n", "-- chart with shares Sold | n by product_id | Pieces: sold"])
+def test_a_chart_without_its_colon_is_refused(line):
+    text = f"-- grain: product_id\n-- source: sales\n{line}\nselect product_id from sales"
+    assert broken_by(text) == f"gold/t.sql, line 3: the colon after 'chart' is missing: {line!r}"
+
+
 def test_a_misspelt_grain_or_source_is_refused_with_its_line():
     wrong = "-- grain: date\n-- sorces: sales\nselect 1"
     assert broken_by(wrong) == "gold/t.sql, line 2: unknown header '-- sorces:'; did you mean '-- sources: …'?"

@@ -286,7 +286,10 @@ def _timestamp(value: str, formats: Sequence[str]) -> str:
         for form in formats
     )
     return (
-        f"case when regexp_like({value}, '^{DATE}([T ]{TIME})?$') then try_cast(substr({value}, 1, 26) as timestamp) "
+        # Readers in Python cannot hold years before 1 and after 9999.
+        f"case when {value} like '0000%' then null "
+        f"when regexp_like({value}, '^{DATE}([T ]{TIME})?$') then try_cast(substr({value}, 1, 26) as timestamp) "
+        f"when {value} like '0001-01-01%' or {value} like '9999-12-31%' then null "
         f"when regexp_like({value}, '^{DATE}[T ]{TIME}{ZONE}') "
         f"then {local} + ({sign}) * ({hours} * 60 + {minutes}) * interval '1' minute{others} end"
     )
