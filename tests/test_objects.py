@@ -411,7 +411,8 @@ def test_a_host_that_is_stopped_beyond_its_lease_does_no_harm(undisturbed, watch
     go_on.set()
     processes[0].send_signal(signal.SIGCONT)
     _, said = processes[0].communicate(timeout=300)
-    assert processes[0].returncode == 0 or "run again" in said, said
+    # What it was about to do may be refused, or a request may have waited too long for its answer.
+    assert processes[0].returncode == 0 or "run again" in said or "no answer from" in said, said
     assert other.run("GoldAll") == 0, other.said
     assert differences(expected, download(other.store(), tmp_path / "at the end")) == []
 
