@@ -203,6 +203,8 @@ def show_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
             clear_frames(chained.__traceback__)
             chained = chained.__context__
         sys.stderr.write(f"{INTERRUPTED}\n")
+        if _is_command():
+            leave(INTERRUPTED_CODE)  # Python would first wait for threads, which may never end
         raise SystemExit(INTERRUPTED_CODE)
     if message := plain_message(error):
         sys.stderr.write(f"{message}\n")
@@ -211,7 +213,7 @@ def show_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
 
 
 def leave(code: int) -> None:
-    """Replacement for `sys.exit` in Luigi's command line: leaves it to the system to take the process down.
+    """End the process and leave it to the system to take it down; replaces `sys.exit` in Luigi's command line.
 
     Python would first free every object and look for garbage, which takes 0.3 s once Great Expectations is imported.
     """
@@ -222,6 +224,11 @@ def leave(code: int) -> None:
     except OSError:
         sys.exit(code)  # Python reports it
     os._exit(code)
+
+
+def _is_command() -> bool:
+    """Whether this is the command `luigi`: other programs may go on after Luigi's command line has ended."""
+    return sys.argv[0].rpartition("/")[2] == "luigi"
 
 
 _tasks: tuple[str, ...] = ()
@@ -235,8 +242,7 @@ def install(tasks: Sequence[str]) -> None:
     sys.excepthook = show_uncaught
     sys.unraisablehook = show_unraisable
     os.register_at_fork(after_in_child=leave_on_interrupt)
-    # Other programs may go on after Luigi's command line has ended.
-    if sys.argv[0].rpartition("/")[2] == "luigi" and (command_line := sys.modules.get("luigi.retcodes")):
+    if _is_command() and (command_line := sys.modules.get("luigi.retcodes")):
         command_line.sys = SimpleNamespace(**{**vars(sys), "exit": leave})  # type: ignore[attr-defined]
     luigi_log = logging.getLogger("luigi-interface")
     if not any(isinstance(item, PlainMessages) for item in luigi_log.filters):

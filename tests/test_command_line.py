@@ -366,3 +366,15 @@ def test_settings_that_cannot_be_meant_are_refused(lake, luigi, old, new, messag
     assert done.returncode == 35, done.stderr
     assert done.stderr.count(message) == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_does_not_wait_for_threads():
+    script = """
+import sys, threading
+sys.argv = ["luigi"]
+import luigi.cmdline, lakejobs
+threading.Thread(target=threading.Event().wait).start()
+raise KeyboardInterrupt
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (luigi_output.INTERRUPTED_CODE, f"{luigi_output.INTERRUPTED}\n")
