@@ -13,6 +13,7 @@ __all__ = [
     "Silver",
     "SilverAll",
     "Staging",
+    "Views",
 ]
 
 # First of all, so that Ctrl-C during the imports below ends with a sentence too.
@@ -33,4 +34,5 @@ from lakejobs.tasks import (  # noqa: E402 - only once Luigi has its settings
     Silver,
     SilverAll,
     Staging,
+    Views,
 )

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import luigi
 
@@ -53,6 +54,15 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         default={}, description='Additional timestamp formats by domain, tried in order: {"sales": ["%m/%d/%Y"]}.'
     )
     keep_snapshots = luigi.IntParameter(default=10, description="Old snapshots to keep of each gold table.")
+    keep_daily = luigi.IntParameter(
+        default=35, description="For how many days the last snapshot of each day is kept besides."
+    )
+    keep_monthly = luigi.IntParameter(
+        default=24, description="For how many months the last snapshot of each month is kept besides."
+    )
+    day_closes_after = luigi.IntParameter(
+        default=6, description="Hours after the end of a day (UTC) from which on changes to it are logged."
+    )
     keep_validations = luigi.IntParameter(
         default=200, description="Validation results and Data Docs pages to keep of each domain."
     )
@@ -87,6 +97,13 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
         description="Whether new records are merged into silver partitions, or the partitions are rebuilt from bronze.",
     )
     chunk_rows = luigi.IntParameter(default=500_000, description="Rows to validate at once.")
+    openlineage = luigi.Parameter(
+        default="",
+        description="Where OpenLineage events go: http(s)://host:port, or a file to append to. If empty, nowhere.",
+    )
+    openlineage_namespace = luigi.Parameter(
+        default="lakejobs", description="The namespace of the jobs in these events."
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -96,7 +113,8 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
                 raise LakeError(f"[lake] {name}={value}: expected 1 or more")
         if self.root.rstrip("/") == self.staging.rstrip("/"):
             raise LakeError(f"[lake] root and staging are both {self.root}: expected two directories")
-        for name in ("keep_snapshots", "keep_validations", "lock_timeout"):
+        kept = [name for name, _ in self.get_params() if name.startswith("keep_")]
+        for name in (*kept, "day_closes_after", "lock_timeout"):
             if (value := getattr(self, name)) < 0:
                 raise LakeError(f"[lake] {name}={value}: expected 0 or more")
         memory = MEMORY.fullmatch(self.memory_limit)
@@ -104,6 +122,11 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
             raise LakeError(
                 f"[lake] memory_limit={self.memory_limit}: expected a size such as 4GB, or a share such as 50%"
             )
+        if "://" in self.openlineage and not _is_http(self.openlineage):
+            # It may contain a password.
+            raise LakeError("[lake] openlineage: expected http(s)://host:port, or the path of a file")
+        if not self.openlineage_namespace:
+            raise LakeError("[lake] openlineage_namespace is empty: expected a name")
         for domain, formats in self.timestamp_formats.items():
             if not isinstance(formats, list | tuple) or not all(isinstance(form, str) for form in formats):
                 raise LakeError(
@@ -114,6 +137,15 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
                     raise LakeError(
                         f"[lake] timestamp_formats: expected a format such as %m/%d/%Y %H:%M for {domain}, got {form!r}"
                     )
+
+
+def _is_http(url: str) -> bool:
+    """Whether it is a URL that HTTP can reach."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an address or a port that is none
+        return False
 
 
 def refuse_unknown(known: Sequence[str]) -> None:

@@ -23,17 +23,31 @@ if TYPE_CHECKING:
     import luigi
 
 LUIGID_HELP = "no luigid answers at {url}. Start one ({start}), or pass --local-scheduler to run without it."
+LUIGID_ELSEWHERE_HELP = (
+    "no luigid answers at {url}. Check the network and that it runs there, or pass --local-scheduler to run without it."
+)
 LUIGID_SCRIPT = "scripts/luigid"
 LUIGID = "luigid --background --address 127.0.0.1 --pidfile .luigid/pid --logdir .luigid"
 LUIGID_PORT = 8082
 """The port of luigid, unless told otherwise."""
 
+PING = "luigid does not answer; the run goes on until it has something to report"
+FORGOTTEN = (
+    "luigid has forgotten this run, because it was restarted or heard nothing from the run for a minute. Everything "
+    "published so far is kept; run again to continue."
+)
 INTERRUPTED = "Interrupted. Everything published so far is kept; run again to continue."
 INTERRUPTED_CODE = 130
 """The exit code shells report for a command ended by Ctrl-C."""
 
 UNREADABLE_SETTING = re.compile(r"(?:ValueError: |^)(\w+)\[.*\]: Error when parsing the default value of '(\w+)'")
 """How Luigi reports a setting that it cannot parse; the error's cause says why."""
+
+RAISED = re.compile(r"^lakejobs\.[\w.]+Error: ", re.MULTILINE)
+"""How a traceback formatted as text begins its line about a LakeError."""
+
+UNANSWERED = re.compile(r"^luigi\.rpc\.RPCError: .* '(.+)'$", re.MULTILINE)
+"""How such a traceback says that luigid does not answer."""
 
 # Luigi logs these once per task at INFO: a wall of text when a run backfills a year.
 CHATTER = (
@@ -63,15 +77,20 @@ class PlainMessages(logging.Filter):
             return False
         error = record.exc_info[1] if record.exc_info else None
         message = plain_message(error)
-        if message is None and "LakeError: " in template:
+        if message is None and RAISED.search(template):
             # Raised while tasks were scheduled: Luigi has already formatted the traceback as text.
-            message = template.rpartition("LakeError: ")[2].strip()
+            message = RAISED.split(template)[-1].strip()
+        if message is None and (unanswered := UNANSWERED.search(template)):
+            message = _no_luigid(unanswered[1])
         if message is None and (setting := UNREADABLE_SETTING.search(template)):
             cause = template.partition("\n\nThe above exception")[0].rpartition("Error: ")[2]
             message = unreadable(setting, cause)
+        if message is None and template == "Failed pinging scheduler":
+            if self._shown:
+                return False  # once the log says that luigid does not answer, more of these add nothing
+            message = PING
         if message is None:
-            # Once the log says that luigid does not answer, failed pings add nothing.
-            return not (self._shown and template == "Failed pinging scheduler")
+            return True
         task = (
             f"{record.args[-1]}: " if " failed " in template and isinstance(record.args, tuple) and record.args else ""
         )
@@ -91,18 +110,7 @@ def plain_message(error: BaseException | None) -> str | None:
     # Luigi's own errors are matched by name: importing their classes would load half of Luigi first.
     kind = f"{type(error).__module__}.{type(error).__name__}"
     if kind == "luigi.rpc.RPCError":
-        from urllib.parse import urlsplit
-
-        # Imported late, because it loads half of Luigi.
-        from lakejobs.project import exists
-
-        url = str(error).rpartition(" ")[2].strip("'")
-        port = urlsplit(url).port or LUIGID_PORT
-        if exists(LUIGID_SCRIPT):
-            start = LUIGID_SCRIPT if port == LUIGID_PORT else f"LUIGID_PORT={port} {LUIGID_SCRIPT}"
-        else:
-            start = LUIGID if port == LUIGID_PORT else f"{LUIGID} --port {port}"
-        return LUIGID_HELP.format(url=url, start=start)
+        return _no_luigid(str(error).rpartition(" ")[2].strip("'"))
     if kind == "luigi.parameter.MissingParameterException":
         task = str(error).partition("[")[0]
         parameter = str(error).rpartition("the '")[2].partition("'")[0]
@@ -111,6 +119,23 @@ def plain_message(error: BaseException | None) -> str | None:
         return no_such_task(str(error).removeprefix("No task ").partition(". ")[0])
     message = _unreadable_value(error) if isinstance(error, ValueError) else None
     return message or plain_message(error.__cause__)
+
+
+def _no_luigid(url: str) -> str:
+    """The message for a luigid that does not answer."""
+    from urllib.parse import urlsplit
+
+    # Imported late, because it loads half of Luigi.
+    from lakejobs.project import exists
+
+    if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
+        return LUIGID_ELSEWHERE_HELP.format(url=url)
+    port = urlsplit(url).port or LUIGID_PORT
+    if exists(LUIGID_SCRIPT):
+        start = LUIGID_SCRIPT if port == LUIGID_PORT else f"LUIGID_PORT={port} {LUIGID_SCRIPT}"
+    else:
+        start = LUIGID if port == LUIGID_PORT else f"{LUIGID} --port {port}"
+    return LUIGID_HELP.format(url=url, start=start)
 
 
 def no_such_task(name: str) -> str:
@@ -217,6 +242,10 @@ def leave(code: int) -> None:
 
     Python would first free every object and look for garbage, which takes 0.3 s once Great Expectations is imported.
     """
+    if code and code == _not_run():
+        sys.stderr.write(f"{FORGOTTEN}\n")
+    if runs := sys.modules.get("lakejobs.freshness.runs"):
+        runs.finish(code, is_interrupted=code == INTERRUPTED_CODE)
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
@@ -224,6 +253,13 @@ def leave(code: int) -> None:
     except OSError:
         sys.exit(code)  # Python reports it
     os._exit(code)
+
+
+def _not_run() -> int:
+    """Luigi's exit code for a run that its scheduler gave no more work."""
+    from luigi.retcodes import retcode
+
+    return int(retcode().not_run)
 
 
 def _is_command() -> bool:
@@ -301,7 +337,20 @@ def show_progress(task: luigi.Task, message: str, percent: int) -> None:
 
 
 def announce(task: luigi.Task, message: str, *, percent: int | None = None, link: str | None = None) -> None:
-    """Report it in the visualiser only."""
+    """Report it in the visualiser only. If luigid does not answer, the task goes on, and tells it no more."""
+    if getattr(task, "is_unheard", False):
+        return
+    try:
+        _announce(task, message, percent, link)
+    except Exception as error:
+        from luigi.rpc import RPCError
+
+        if not isinstance(error, RPCError):
+            raise
+        task.is_unheard = True  # type: ignore[attr-defined]
+
+
+def _announce(task: luigi.Task, message: str, percent: int | None, link: str | None) -> None:
     # Luigi adds these methods to a task only while a worker runs it. The visualiser renders a message as HTML, and the
     # names of delivered files may contain anything.
     if set_message := getattr(task, "set_status_message", None):

@@ -16,6 +16,10 @@ OnProgress: TypeAlias = Callable[[str, int], None]
 """Called with what is being done and the progress in percent."""
 
 
+def quietly(message: str, percent: int) -> None:
+    """An `OnProgress` for when nobody watches."""
+
+
 class LakeError(Exception):
     """An error the user can fix. The message says what is wrong, in which file or setting, and what to do."""
 

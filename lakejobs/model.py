@@ -170,6 +170,19 @@ class Domain:
         return Column(self.columns[name], getattr(self.columns[name], "description", ""))
 
     @property
+    def declared(self) -> dict[str, Any]:
+        """What decides about its rows, by name, as JSON."""
+        return {
+            "key": list(self.keys),
+            "event_time": self.event_time,
+            **{f"column {name}": str(kind) for name, kind in self.columns.items()},
+            **{
+                f"correction of {one.column}": f"{one.expression}, where it differs by more than {one.tolerance}"
+                for one in self.corrections
+            },
+        }
+
+    @property
     def rule_columns(self) -> tuple[str, ...]:
         """The columns that rules may name."""
         return (*self.columns, *(correction.difference for correction in self.corrections))
@@ -372,6 +385,31 @@ class GoldFooter:
             content.get("engine", "unknown"),
             content["generated_at"],
         )
+
+
+# ------------------------------------------------------------------------------------------------ causes
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One difference between what a file was made from and what it should be made from."""
+
+    kind: str
+    """The kind of thing that differs: `file`, `rule`, `setting`, `domain`, `sql`, `source`, `version`, `target`, …"""
+    name: str
+    """Which one."""
+    said: str
+    """The difference in words."""
+    old: str | None = None
+    new: str | None = None
+    """What was edited, before and after."""
+    dates: tuple[str, ...] = ()
+    """The dates it concerns, YYYY-MM-DD, where there are several."""
+    records: int = 0
+    """Records of a file on these dates."""
+
+    def __str__(self) -> str:
+        return self.said
 
 
 # ------------------------------------------------------------------------------------------------ identities

@@ -247,8 +247,14 @@ def _listing(directory: str) -> list[str]:
 
 
 def exists(path: str) -> bool:
-    """Whether a file of the project exists."""
-    return os.path.exists(path)
+    """Whether a file of the project exists. Raises LakeError if the disk does not tell."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise LakeError(f"{shown(path)} cannot be read: {error.strerror}") from None
+    return True
 
 
 def read_text(path: str) -> str:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from lakejobs.messages import LakeError, few
-from lakejobs.model import digest
+from lakejobs.model import RESERVED, digest
 from lakejobs.project import broken_domains, domains, table_sources
 
 HEADER = re.compile(
@@ -166,6 +166,9 @@ def parse_tables(
     broken: dict[str, str] = {}
     paths: dict[str, str] = {}
     for name, path, text in sql:
+        if name in RESERVED.split():
+            broken[name] = f"{path}: {name} is a word of SQL, which cannot name a table; rename the file"
+            continue
         if name in domains:
             broken[name] = f"{path}: there is a domain {name}; rename the table"
             continue

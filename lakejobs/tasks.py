@@ -13,10 +13,11 @@ from typing import Any
 import luigi
 
 from lakejobs.config import lake as settings
-from lakejobs.freshness import runs
+from lakejobs.freshness import restatements, runs
+from lakejobs.freshness.domain_state import DomainState
 from lakejobs.freshness.runs import Run
-from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
-from lakejobs.layers import bronze, gold, silver, staging
+from lakejobs.freshness.snapshots import Keep, is_fresh, newest_snapshot
+from lakejobs.layers import bronze, gold, silver, staging, views
 from lakejobs.luigi_output import show_progress, tell
 from lakejobs.messages import LakeError, OnProgress, counted, span
 from lakejobs.pages import data_docs, report
@@ -133,7 +134,10 @@ class Bronze(LakeTask):
         with run.state(self.domain).locked() as state:
             due = [date for date in self.dates if date in state.stale]
             if due:
-                tell(self, bronze.land(state, due, run.engine, self.on_progress()), percent=100)
+                with run.ledger.entry("Bronze", self.domain, due) as entry:
+                    entry.reason = bronze.land(state, due, run.engine, self.on_progress())
+                    entry.rows = sum(state.landings[date].records for date in due if date in state.landings)
+                tell(self, entry.reason, percent=100)
 
 
 class BronzeTarget(luigi.Target):
@@ -194,18 +198,27 @@ class Silver(LakeTask):
             due = [date for date in self.dates if not state.is_fresh(date)]
             if not due:
                 return
-            section = settings()
-            built = silver.build(state, due, run.engine, section.chunk_rows, section.merge, self.on_progress())
-            page = None
-            if built.validation:
-                # The page says what was published, so it is written after publishing.
-                kept = data_docs.keep(
-                    run.lake, built.validation, built.counts, built.new_records, built.withheld, built.examples
-                )
-                page = data_docs.page_url(run.lake, kept)
-        if built.withheld:
-            raise LakeError(silver.withheld_message(self.domain, built, suite.suite_path(self.domain), page or ""))
+            with run.ledger.entry("Silver", self.domain, due) as entry:
+                built, page = self._build(run, state, due)
+                entry.rows = sum(counts.rows for counts in built.counts.values())
+                entry.because(built.causes)
+                entry.judged = [*built.validation.outcomes.values()] if built.validation else []
+                if built.withheld:
+                    path = suite.suite_path(self.domain)
+                    raise LakeError(silver.withheld_message(self.domain, built, path, page or ""))
         tell(self, str(built), percent=100, link=page)
+
+    def _build(self, run: Run, state: DomainState, due: list[dt.date]) -> tuple[silver.Built, str | None]:
+        """Build partitions and write their Data Docs page; returns its URL, if there is one."""
+        section = settings()
+        built = silver.build(state, due, run.engine, section.chunk_rows, section.merge, self.on_progress())
+        if not built.validation:
+            return built, None
+        # The page says what was published, so it is written after publishing.
+        kept = data_docs.keep(
+            run.lake, built.validation, built.counts, built.new_records, built.withheld, built.examples
+        )
+        return built, data_docs.page_url(run.lake, kept)
 
 
 class DomainSilver(LakeTask, luigi.WrapperTask):
@@ -233,7 +246,8 @@ class DomainSilver(LakeTask, luigi.WrapperTask):
             # The import takes a second or two, and rows to validate are likely.
             importing.import_in_background()
         yield [Bronze(self.domain, date.isoformat()) for date in runs.state(self.domain).stale_landings()]
-        suite.load_suite(domains()[self.domain])
+        with runs.current().ledger.failure("Silver", self.domain):
+            suite.load_suite(domains()[self.domain])
         yield [Silver(self.domain, date.isoformat()) for date in runs.state(self.domain).stale_dates()]
 
 
@@ -290,8 +304,11 @@ class Gold(LakeTask):
                 # Pages left over by a run that died after it published.
                 for domain in domains_of(table):
                     data_docs.sweep(run.lake, domain)
-                said = gold.build(run, table, run.engine, settings().keep_snapshots)
-                tell(self, said, percent=100, link=data_docs.page_url(run.lake, run.lake.report))
+                with run.ledger.entry("Gold", self.table) as entry:
+                    built = gold.build(run, table, run.engine, Keep.as_set())
+                    entry.rows = built.rows
+                    entry.because(built.causes)
+                tell(self, str(built), percent=100, link=data_docs.page_url(run.lake, run.lake.table_page(self.table)))
 
 
 class GoldTarget(luigi.Target):
@@ -331,7 +348,7 @@ def locked(run: Run, table: Table) -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------------------------------ report
+# ------------------------------------------------------------------------------------------------ report and views
 
 
 class Report(LakeTask):
@@ -346,6 +363,10 @@ class Report(LakeTask):
 
     def run(self) -> None:
         run = runs.current()
+        run.ledger.write()
+        for table in restatements.unsettled(run):
+            with locked(run, table):
+                restatements.settle(run, table)
         if report.publish(run, visualiser_url()):
             link = data_docs.page_url(run.lake, run.lake.report)
             tell(self, f"written to {self.output()}", percent=100, link=link)
@@ -360,6 +381,30 @@ class ReportTarget(luigi.Target):
     def __str__(self) -> str:
         lake = layout.current()
         return lake.location(lake.report)
+
+
+class Views(LakeTask):
+    """The file of views for SQL tools, even if other tasks failed. Nothing to do for a lake in an object store."""
+
+    priority = 0  # as that of Report
+
+    def output(self) -> ViewsTarget:
+        return ViewsTarget()
+
+    def run(self) -> None:
+        if views.publish(runs.current()):
+            tell(self, f"written to {self.output()}", percent=100)
+
+
+class ViewsTarget(luigi.Target):
+    """Exists when the views are those of the current lake."""
+
+    def exists(self) -> bool:
+        return views.is_of_now(runs.current())
+
+    def __str__(self) -> str:
+        lake = layout.current()
+        return lake.location(lake.views or "")
 
 
 def visualiser_url() -> str:
@@ -403,6 +448,7 @@ class GenerateAll(LakeTask, luigi.WrapperTask):
         return not broken_domains() and bool(super().complete())
 
     def run(self) -> None:
+        runs.current().ledger.write()
         if broken_domains():
             raise LakeError("; ".join(broken_domains().values()))
 
@@ -415,6 +461,7 @@ class EverythingTask(LakeTask, luigi.WrapperTask):
         return not refused() and bool(super().complete())
 
     def run(self) -> None:
+        runs.current().ledger.write()
         if files := refused():
             raise LakeError("; ".join(files))
 
@@ -444,12 +491,13 @@ class SilverAll(EverythingTask):
 
 
 class GoldAll(EverythingTask):
-    """Every gold table, everything stale below, even if no table reads it, and the report."""
+    """Every gold table, everything stale below, even if no table reads it, the report, and the views."""
 
     def requires(self) -> list[luigi.Task]:
         names = [*tables(), *broken_tables()]
         every_domain = {**domains(), **broken_domains()}
-        return [*(DomainSilver(domain) for domain in every_domain), *(Gold(table) for table in names), Report()]
+        tasks = [*(DomainSilver(domain) for domain in every_domain), *(Gold(table) for table in names)]
+        return [*tasks, Report(), Views()]
 
     def complete(self) -> bool:
         # A domain that cannot be read fails by itself and says why; the others are still built.
@@ -458,6 +506,7 @@ class GoldAll(EverythingTask):
         return False
 
     def run(self) -> None:
-        # With a second worker, Report may have run before the last table was finished.
+        # With a second worker, these may have run before the last table was finished.
         report.publish(runs.current(), visualiser_url())
+        views.publish(runs.current())
         super().run()

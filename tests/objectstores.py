@@ -1,6 +1,6 @@
 """Object stores to test on: moto and a real SeaweedFS, each a process of its own, and a proxy that injects faults.
 
-Both speak S3 on loopback; `environment` holds the variables by which every S3 client finds them.
+Both speak S3, on loopback unless told otherwise; `environment` holds the variables by which every S3 client finds them.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ class Server:
     """A running S3 server with an empty bucket."""
 
     port: int
+    address: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The usual variables, as a user would set them for a store on this machine."""
-        return environment(self.port)
+        """The usual variables, as a user would set them for a store at this address."""
+        return environment(self.port, self.address)
 
 
-def environment(port: int) -> dict[str, str]:
+def environment(port: int, address: str = "127.0.0.1") -> dict[str, str]:
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
@@ -60,8 +61,8 @@ def new_root() -> str:
 
 
 @functools.cache
-def seaweedfs() -> Server:
-    """SeaweedFS, started once for all tests of this process."""
+def seaweedfs(address: str = "127.0.0.1", *, users: bool = False) -> Server:
+    """SeaweedFS, started once for all tests of this process; with `users`, another one that has a user management."""
     directory = Path(tempfile.mkdtemp(prefix="lakejobs-seaweedfs-"))
     identity = {
         "name": "lakejobs",
@@ -72,13 +73,13 @@ def seaweedfs() -> Server:
     (directory / "data").mkdir()
     master, volume, filer, s3 = free_ports(4)
     command = [
-        str(Path(sys.executable).with_name("weed")), "server", f"-dir={directory}/data", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}",
-        "-s3", f"-s3.port={s3}", f"-s3.config={directory}/s3.json", "-s3.iam=false", "-s3.port.iceberg=0",
-        "-s3.port.lance=0", "-master.telemetry=false",
+        str(Path(sys.executable).with_name("weed")), "server", f"-dir={directory}/data", f"-ip={address}",
+        f"-ip.bind={address}", f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}",
+        "-s3", f"-s3.port={s3}", f"-s3.config={directory}/s3.json", f"-s3.iam={str(users).lower()}",
+        "-s3.iam.readOnly=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
         "-master.volumeSizeLimitMB=256", "-volume.max=50",
     ]  # fmt: skip
-    return _started(command, s3, directory)
+    return _started(command, Server(s3, address), directory)
 
 
 @functools.cache
@@ -87,10 +88,10 @@ def moto() -> Server:
     directory = Path(tempfile.mkdtemp(prefix="lakejobs-moto-"))
     (port,) = free_ports(1)
     command = [str(Path(sys.executable).with_name("moto_server")), "--host", "127.0.0.1", "--port", str(port)]
-    return _started(command, port, directory)
+    return _started(command, Server(port), directory)
 
 
-def _started(command: list[str], port: int, directory: Path) -> Server:
+def _started(command: list[str], server: Server, directory: Path) -> Server:
     """Start a server, wait until it has made the bucket, and kill it when this process ends."""
     # Whoever holds its standard input keeps it alive: it ends with this process, even if that is killed. SeaweedFS
     # takes half a minute to heed SIGTERM.
@@ -110,19 +111,19 @@ def _started(command: list[str], port: int, directory: Path) -> Server:
 
     atexit.register(stop)
     deadline = time.monotonic() + 120
-    while not _makes_bucket(port):
+    while not _makes_bucket(server):
         assert time.monotonic() < deadline, (directory / "log").read_text("utf-8", "replace")
         time.sleep(0.1)
-    return Server(port)
+    return server
 
 
-def _makes_bucket(port: int) -> bool:
+def _makes_bucket(server: Server) -> bool:
     import boto3
     import botocore.exceptions
     from botocore.config import Config
 
     client = boto3.client(
-        "s3", endpoint_url=f"http://127.0.0.1:{port}", aws_access_key_id=KEY, aws_secret_access_key=SECRET,
+        "s3", endpoint_url=server.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET,
         region_name="us-east-1", config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=20),
     )  # fmt: skip
     try:
@@ -192,15 +193,15 @@ class Proxy:
         self.decide: Callable[[Request], Fault | None] = lambda request: None
         self.requests: list[Request] = []
         self._counting = threading.Lock()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, server.port))
+        self._server = http.server.ThreadingHTTPServer((server.address, 0), _handler(self, server))
         self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
+        self.address, self.port = server.address, int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment(self.port)
+        return environment(self.port, self.address)
 
     @property
     def methods(self) -> Counter[str]:
@@ -219,7 +220,7 @@ class Proxy:
         self._thread.join()
 
 
-def _handler(proxy: Proxy, port: int) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(proxy: Proxy, server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # otherwise a body waits 40 ms for its headers to be acknowledged
@@ -239,7 +240,7 @@ def _handler(proxy: Proxy, port: int) -> type[http.server.BaseHTTPRequestHandler
             if fault == "unavailable":
                 self.answer(503, [], b"<Error><Code>SlowDown</Code></Error>", b"")
                 return
-            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            upstream = http.client.HTTPConnection(server.address, server.port, timeout=60)
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 upstream.putheader(name, value)

@@ -125,6 +125,15 @@ def site(request: pytest.FixtureRequest, operated: Operated) -> str:
     return operated.on_disk if request.param == "from disk" else operated.served
 
 
+@pytest.fixture
+def made_again(lake: LakeUnderTest) -> LakeUnderTest:
+    """A lake in which a late row changed a day that was over."""
+    for hour, key in (("12", "s1"), ("13", "s2")):
+        lake.deliver("sales", f"sales_20261101_{hour}0000.csv", sale(key))
+        assert lake.run()
+    return lake
+
+
 def test_the_report_is_styled_and_loads_nothing(watched, site):
     watched.page.goto(f"{site}/report.html")
     assert watched.style("body", "maxWidth") == "1200px"
@@ -148,6 +157,9 @@ KEY_FIGURES = {
         ".card .state", ".card .big", "td[data-name=rows]", "td[data-name=invalid]", "td[data-name=duplicates]",
         "td[data-name=share]", "td[data-name='newest date']", "td[data-name='written (UTC)']", ".title", ".words",
         ".ranks td.number",
+    ],
+    "tables/category_sales_summary.html": [
+        ".card .state", ".words", ".title", "td[data-name='rows that fail']", "td[data-name=type]", ".ranks td.number",
     ],
     "data_docs/index.html": [
         ".sign", ".title", "td[data-name=records]", "td[data-name=valid]", "td[data-name=invalid]",
@@ -209,6 +221,35 @@ def test_links_lead_from_the_report_to_data_docs_to_a_validation_and_back(watche
     assert watched.is_clean()
 
 
+def test_the_picture_of_the_lineage_leads_to_the_tables_and_they_to_the_validations(watched, site):
+    page = watched.page
+    page.goto(f"{site}/report.html")
+    page.locator(".lineage a", has_text="inventory_net_position").click()
+    page.wait_for_url("**/tables/inventory_net_position.html")
+    assert page.locator(".lineage rect").count() == 4
+    page.locator(".lineage a", has_text="inventory_movement_summary").click()
+    page.wait_for_url("**/tables/inventory_movement_summary.html")
+    page.get_by_role("link", name="Last validation").click()
+    page.wait_for_url("**/data_docs/validations/inventory/**")
+    page.go_back()
+    page.get_by_role("link", name="Lake report").click()
+    page.wait_for_url("**/report.html")
+    assert watched.is_clean()
+
+
+def test_a_mark_on_a_day_leads_to_what_changed(watched, made_again):
+    page = watched.page
+    page.goto(f"file://{made_again.root}/datalake/quality/report.html")
+    mark = page.locator("a.mark[href*=daily_sales_summary]").first
+    assert "order_count 1 → 2" in mark.get_attribute("title")
+    mark.click()
+    page.wait_for_url("**/tables/daily_sales_summary.html#restated-2026-11-01")
+    row = page.locator("#restated-2026-11-01")
+    playwright.expect(row).to_be_in_viewport()
+    assert "order_count 1 → 2" in row.inner_text()
+    assert watched.is_clean()
+
+
 def test_markup_in_the_data_is_shown_as_text(watched, site):
     script, image = MARKUP
     watched.page.goto(f"{site}/report.html")
@@ -221,6 +262,8 @@ def test_markup_in_the_data_is_shown_as_text(watched, site):
     ):
         panel = watched.page.locator(".panel").filter(has=watched.page.get_by_role("heading", name=heading, exact=True))
         assert text in panel.inner_text(), heading
+    watched.page.goto(f"{site}/tables/category_sales_summary.html")
+    assert script in watched.page.inner_text(".ranks")
     watched.page.goto(f"{site}/data_docs/index.html")
     watched.page.get_by_role("link", name="sales").click()
     assert f"{script}{image}" in watched.page.inner_text("body")
@@ -256,7 +299,8 @@ def test_the_visualiser_shows_a_run_with_its_messages_and_links(watched, operate
     opened.value.close()
     for gold in open_tasks(watched, operated, "Gold").all():
         assert "DONE" in gold.inner_text()
-        assert gold.locator(f"a[href='{operated.served}/report.html']").count() == 1
+        (table,) = re.findall(r"table=(\w+)", gold.inner_text())
+        assert gold.locator(f"a[href='{operated.served}/tables/{table}.html']").count() == 1
     # Luigi's own page requests an external font, and works without it.
     assert {urlsplit(url).hostname for url in watched.refused} <= {"fonts.googleapis.com"}
 
@@ -267,7 +311,7 @@ def test_the_graph_of_a_run_fits_a_screen(watched, operated):
     nodes = watched.page.locator("svg a text")
     nodes.first.wait_for()
     families = nodes.all_text_contents()
-    assert set(families) == {"GoldAll", "Gold", "Report", "DomainSilver", "Silver", "Bronze"}
+    assert set(families) == {"GoldAll", "Gold", "Report", "Views", "DomainSilver", "Silver", "Bronze"}
     assert len(families) <= 25
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT, Operated, sale
+from luigi.rpc import RPCError
 
 from lakejobs import luigi_output
 from lakejobs.engine import records
+from lakejobs.luigi_output import plain_message
 
 LUIGI = Path(sys.executable).with_name("luigi")
 
@@ -108,6 +111,39 @@ def test_no_luigid_is_said_soon_with_what_to_do(lake, luigi, script, start):
     assert re.search(rf"{started}\), or pass --local-scheduler", done.stderr)
     assert "Traceback" not in done.stderr
     assert done.stderr.count("no luigid") == 1
+
+
+def test_a_luigid_on_another_host_cannot_be_started_here():
+    error = RPCError("Errors (2 attempts) when connecting to remote scheduler 'http://scheduler.example:8082'")
+    assert plain_message(error) == (
+        "no luigid answers at http://scheduler.example:8082. Check the network and that it runs there, or pass "
+        "--local-scheduler to run without it."
+    )
+
+
+def test_a_luigid_that_stops_answering_while_tasks_are_scheduled_is_said_in_a_sentence():
+    url = "http://scheduler.example:8082"
+    text = (
+        "Traceback (most recent call last):\n  File ...\n"
+        f"luigi.rpc.RPCError: Errors (2 attempts) when connecting to remote scheduler '{url}'\n"
+    )
+    record = logging.LogRecord("luigi-interface", logging.WARNING, "", 0, f"Will not run GoldAll():\n{text}", (), None)
+    assert luigi_output.PlainMessages().filter(record)
+    assert record.getMessage().startswith(f"no luigid answers at {url}. ")
+
+
+def test_work_goes_on_if_luigid_cannot_be_told_of_its_progress():
+    class Unheard:
+        told = 0
+
+        def set_status_message(self, message: str) -> None:
+            self.told += 1
+            raise RPCError("Errors (2 attempts) when connecting to remote scheduler 'http://scheduler.example:8082'")
+
+    task = Unheard()
+    for percent in (10, 20):
+        luigi_output.announce(task, "10 of 100 rows", percent=percent)
+    assert task.told == 1, "each try may take long"
 
 
 @pytest.mark.parametrize(

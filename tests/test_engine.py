@@ -8,6 +8,7 @@ import datetime as dt
 import multiprocessing
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,7 +195,7 @@ def gold(engine, partitions, tmp_path) -> Iterator[object]:
     def make(statement: str, **how: object) -> list[tuple[object, ...]]:
         source = GoldSource("sales", columns, partitions, is_daily=True)
         moment = dt.datetime(2026, 11, 3, tzinfo=dt.UTC)
-        job = GoldJob(statement, ("date",), [source], list(partitions), None, moment)
+        job = GoldJob(statement, ("date",), [source], list(partitions), (), moment)
         path = str(tmp_path / "snapshot.parquet")
         engine.gold(dataclasses.replace(job, **how), path, footer.footer_text({}))
         return duckdb.sql(f"select * exclude generated_at from '{path}'").fetchall()
@@ -209,7 +210,7 @@ def test_a_snapshot_is_of_the_valid_rows_and_the_days_that_were_carried_over(gol
     whole = [(DAYS[0], 1), (DAYS[1], 2)]
     assert gold(BY_DAY) == whole
     (tmp_path / "snapshot.parquet").rename(tmp_path / "before.parquet")
-    assert gold(BY_DAY, days=["2026-11-02"], carried=(str(tmp_path / "before.parquet"), ["2026-11-01"])) == whole
+    assert gold(BY_DAY, days=["2026-11-02"], carried=[(str(tmp_path / "before.parquet"), ["2026-11-01"])]) == whole
     assert gold(BY_DAY, days=[]) == []
     assert gold(BY_DAY, days=None) == whole
 
@@ -229,6 +230,27 @@ def test_gold_tables_can_be_asked(engine, partitions):
         assert rows.rows("select sum(quantity) from one") == [(2,)]
         with pytest.raises(QueryError):
             rows.rows("select nothing from one")
+
+
+def test_ctrl_c_while_the_engine_starts_is_an_interrupt(tmp_path):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    Connection(str(tmp_path), "1GB").close()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupts = 0
+    try:
+        for step in range(1, 200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, step * 0.0001)
+                Connection(str(tmp_path), "1GB").close()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupts += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts
 
 
 def test_ctrl_c_while_the_engine_looks_at_a_table_is_an_interrupt(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, read_footer, sale
 
 from lakejobs.engine import Reading, duckdb, sql
-from lakejobs.freshness import domain_state, facts, made_by, snapshots
+from lakejobs.freshness import causes, domain_state, facts, made_by, snapshots
 from lakejobs.freshness.runs import Run
 from lakejobs.layers import gold, silver
 from lakejobs.tables import parse_tables
@@ -81,7 +81,7 @@ def test_a_changed_warning_rule_reports_anew_and_rebuilds_no_gold_table(made, ca
     assert made.run()
     assert made.ran_names("Silver") == ["2026-11-01"]
     assert len(made.snapshots("daily_sales_summary")) == 1
-    assert "sales: rebuilding 1 partition: changed rule WRONG_TOTAL" in caplog.text
+    assert "sales: rebuilding 1 partition: rule WRONG_TOTAL changed" in caplog.text
     page = sorted((made.root / "datalake/quality/data_docs/validations/sales").glob("*.html"))
     assert len(page) == 2
     made.run()
@@ -91,7 +91,7 @@ def test_a_changed_warning_rule_reports_anew_and_rebuilds_no_gold_table(made, ca
 def test_a_changed_critical_rule_is_named(made, caplog):
     change_suite(made, lambda suite: suite["expectations"].pop(2))
     assert made.run()
-    assert "sales: rebuilding 1 partition: removed rule NULL:customer_id" in caplog.text
+    assert "sales: rebuilding 1 partition: rule NULL:customer_id was removed" in caplog.text
     assert len(made.ran_names("Gold")) == 3
 
 
@@ -134,7 +134,7 @@ def test_all_sql_of_silver_belongs_to_its_identity(made, monkeypatch, query):
 
 
 def be_version(monkeypatch, layer: str, version: int) -> None:
-    for module in (made_by, facts, domain_state, snapshots, silver, gold):
+    for module in (made_by, facts, domain_state, snapshots, causes, silver, gold):
         if hasattr(module, layer):
             monkeypatch.setattr(module, layer, version)
 
@@ -154,7 +154,7 @@ def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch
     be_version(monkeypatch, "GOLD_VERSION", made_by.GOLD_VERSION + 1)
     assert made.run()
     assert "sales: rebuilding 1 partition: built by an earlier version of lakejobs" in caplog.text
-    assert "rebuilt because an earlier version of lakejobs made it" in caplog.text
+    assert "; built by an earlier version of lakejobs (version " in caplog.text
     made.run()
     assert made.ran == []
 
@@ -168,7 +168,7 @@ def test_another_version_of_the_engine_rebuilds_gold_and_says_so(made, monkeypat
     assert made.run()
     assert made.ran_names("Gold") == sorted(gold_tables())
     assert made.ran_names("Silver") == []
-    assert "1 day computed, 0 carried over; " + f"rebuilt by another engine: {engine} → DuckDB 99.1" in caplog.text
+    assert f"1 day computed, 0 carried over; computed by {engine}, now DuckDB 99.1" in caplog.text
     made.run()
     assert made.ran == []
     duckdb.name_and_version.cache_clear()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,3 +63,40 @@ def test_what_a_killed_run_was_doing_is_soon_granted_to_the_next(operated):
         killed.kill()
     assert operated.run() == 0
     assert len(lake.silver()) == 1
+
+
+def test_a_run_that_luigid_has_forgotten_says_so_and_the_next_does_its_work(operated, tmp_path):
+    lake = operated.lake
+    lake.deliver("sales", "sales_20261105_120000.csv", sale("s1"))
+    with subprocess.Popen(operated.command("GoldAll"), cwd=lake.root, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr
+        assert any("1 file landed" in line for line in run.stderr)
+        run.send_signal(signal.SIGSTOP)
+        operated.script("luigid", "stop")
+        (tmp_path / "luigid/state.pickle").unlink()
+        assert operated.script("luigid", "start").returncode == 0
+        run.send_signal(signal.SIGCONT)
+        said = run.stderr.read()
+        assert run.wait(60) == 25
+    assert "luigid has forgotten this run" in said
+    assert "Traceback" not in said
+    assert operated.run() == 0
+    assert len(lake.silver()) == 1
+
+
+def test_a_luigid_that_does_not_answer_for_a_while_is_said_once(operated):
+    lake = operated.lake
+    lake.deliver("sales", "sales_20261105_120000.csv", sale("s1"))
+    process = int((lake.root.parent / "luigid/pid").read_text())
+    (lake.root / "datalake").mkdir()
+    with (lake.root / "datalake/_lock_sales").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(operated.command("GoldAll"), cwd=lake.root, stderr=subprocess.PIPE, text=True) as run:
+            assert run.stderr
+            assert any("waiting for another run" in line for line in run.stderr)
+            os.kill(process, signal.SIGKILL)
+            said = [next(line for line in run.stderr if "luigid" in line)]
+            assert operated.script("luigid", "start").returncode == 0
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            said += [line for line in run.stderr if "luigid does not answer" in line or "ping" in line]
+    assert said == ["WARNING: luigid does not answer; the run goes on until it has something to report\n"]

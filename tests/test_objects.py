@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -181,7 +182,7 @@ def test_a_run_costs_requests_for_what_it_touches_not_for_what_is_there(watched,
         batch.append(requests())
         landed = days
     assert nothing[0] == nothing[1]
-    assert nothing[0].total() == 24 and nothing[0].keys() == {"LIST", "GET"}, proxy.requests
+    assert nothing[0].total() == 25 and nothing[0].keys() == {"LIST", "GET"}, proxy.requests
     assert batch[0] == batch[1]
     # A listing shows up to 1,000 objects.
     with ThreadPoolExecutor(8) as pool:
@@ -311,6 +312,53 @@ def test_a_late_holder_that_harms_nothing_fails_too(faulty, direct, proxy):
         frozen.thaw.set()
         with pytest.raises(LakeError, match="x: lost the lock"):
             late.result(60)
+
+
+def test_a_waiter_counts_from_when_it_saw_the_lock_however_late_the_answer(direct, monkeypatch):
+    passed = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(objects, "_clock", lambda: passed)
+    monkeypatch.setattr(objects.time, "sleep", sleep)
+    holder = objects.ObjectLease(direct, "x")
+    holder.acquire(0)
+    waiter = ObjectStore(direct.root, lease=1)
+    read, looks = waiter.read_lock, 0
+
+    def read_late(name: str) -> object:
+        nonlocal looks
+        looks += 1
+        if looks == 1:  # the request takes most of a lease; meanwhile, the lock is renewed
+            sleep(0.7)
+            holder.check()
+            holder._write()
+        return read(name)
+
+    monkeypatch.setattr(waiter, "read_lock", read_late)
+    objects.ObjectLease(waiter, "x").acquire(10)
+    assert passed > holder._until, "the lock was taken over while its holder could still hold it"
+
+
+def test_once_a_store_does_not_answer_each_request_is_made_once_until_it_does(faulty, proxy, monkeypatch):
+    put(faulty, "a", b"1")
+    proxy.decide = lambda request: "drop"
+    for _ in range(2):
+        proxy.requests.clear()
+        with pytest.raises(LakeError, match=r"cannot read s3://.*/a: no answer from http"):
+            faulty.stat("a")
+    assert len(proxy.requests) <= 2, "the client repeats a request once if a connection that it kept turns out closed"
+    proxy.requests.clear()
+    with pytest.raises(LakeError, match=r"cannot remove s3://.*/a: no answer from http"):
+        faulty._delete("a", {"e_tag": "x"})
+    assert len(proxy.requests) <= 2
+    proxy.requests.clear()
+    proxy.decide = lambda request: "drop" if request.number in (2, 3, 4) else None
+    assert faulty.stat("a")
+    assert faulty.stat("a"), "requests are repeated again"
+    assert len(proxy.requests) == 5
 
 
 def begin(store: ObjectStore, act: Callable[[], None]) -> Future[None]:
@@ -486,6 +534,47 @@ def test_a_local_lake_does_not_import_the_library(lake, command_line):
         capture_output=True, text=True, env=command_line,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_script_runs_a_store_to_try(host, tmp_path):
+    # Five ports in a row, each with a twin 10,000 above it.
+    first = next(
+        port
+        for port in range(20_000, 22_000, 5)
+        if all(map(is_free, [*range(port, port + 5), *range(port + 10_000, port + 10_005)]))
+    )
+    environment = {**os.environ, "STORE_PORT": str(first), "STORE_HOME": str(tmp_path / "store")}
+
+    def script(what: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [PROJECT / "scripts/store", what],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    # What it starts would keep a pipe open.
+    assert subprocess.run([PROJECT / "scripts/store"], env=environment, stdout=subprocess.DEVNULL).returncode == 0
+    try:
+        assert script("status") == (0, f"the store runs: http://127.0.0.1:{first}\n")
+        variables = dict(one.split("=", 1) for one in script("env")[1].removeprefix("export ").split())
+        user = Host(tmp_path / "user", "s3://lake", variables)
+        assert user.run("Staging", "--domain", "sales", "--Staging-batch", "20261101_100000") == 0, user.said
+        assert user.run("GoldAll") == 0, user.said
+    finally:
+        script("stop")
+    assert script("status") == (1, "the store does not run\n")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def test_the_pages_are_published_and_served(host):

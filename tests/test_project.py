@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -707,10 +708,12 @@ def test_a_new_project_is_made_where_nothing_is(lakejobs, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full/of").mkdir(parents=True)
     (tmp_path / "file").write_text("")
-    for directory in ("empty", "new", "deep/new"):
+    for directory in ("empty", "new", "deep/new", "with a blank"):
         done = lakejobs("init", directory)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"Created a project in {directory}.")
+        named = shlex.quote(directory)
+        assert done.stdout.startswith(f"Created a project in {named}.")
+        assert f"cd {named}\n" in done.stdout
         there = tmp_path / directory
         made = {str(path.relative_to(there)) for path in there.glob("**/*") if path.is_file()}
         assert made == {
@@ -1003,20 +1006,20 @@ def test_a_boolean_is_compared_with_anything(shop):
 
 def test_a_file_of_examples_fails_by_itself(shop):
     shop.write("gold/stray.test.yaml", CASE)
-    for name in ("broken", "binary", "partly"):
+    for name in ("broken", "mangled", "partly"):
         shop.write(f"gold/{name}.sql", BY_DAY)
     shop.write("gold/broken.test.yaml", "- name: one\n  given: [\n")
-    (shop.root / "gold/binary.test.yaml").write_bytes(b"\xff")
+    (shop.root / "gold/mangled.test.yaml").write_bytes(b"\xff")
     # Of several cases, the second and the third are broken.
     wrong = CASE.replace("one", "two").replace("expect:", "expects:")
     shop.write("gold/partly.test.yaml", CASE + wrong + CASE.replace("2026-11-01,", "2026-13-01,"))
     done = example(shop, CASE)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        "FAILED  binary: unreadable examples",
-        "  gold/binary.test.yaml is not UTF-8 text",
         "FAILED  broken: unreadable examples",
         "  gold/broken.test.yaml, line 3: expected the node content, but found '<stream end>'",
+        "FAILED  mangled: unreadable examples",
+        "  gold/mangled.test.yaml is not UTF-8 text",
         "ok      orders_by_day: one",
         "ok      partly: one",
         "FAILED  partly: two",
@@ -1024,7 +1027,7 @@ def test_a_file_of_examples_fails_by_itself(shop):
         "FAILED  partly: case 3",
         "  gold/partly.test.yaml, line 13: month must be in 1..12",
         "FAILED  stray: no such table",
-        "  gold/stray.test.yaml belongs to no gold table; expected one of binary, broken, orders_by_day, partly",
+        "  gold/stray.test.yaml belongs to no gold table; expected one of broken, mangled, orders_by_day, partly",
     ]
     assert done.stderr == "5 failures\n"
     tested = own_tests(shop)

@@ -14,6 +14,7 @@ import pytest
 from conftest import LakeUnderTest, known_tables, read_json, sale, set_tables
 
 from lakejobs import Bronze, Gold, GoldAll, Silver
+from lakejobs.freshness.snapshots import Keep
 from lakejobs.storage.layout import snapshot_name
 
 
@@ -387,7 +388,7 @@ def test_two_runs_in_the_same_microsecond_keep_both_results():
 
 
 def test_snapshots_are_kept_for_looking_back_and_no_more(lake, set_lake):
-    set_lake(keep_snapshots=2)
+    set_lake(keep_snapshots=2, keep_daily=0, keep_monthly=0)
     for number in range(5):
         lake.deliver("sales", f"sales_20261101_12000{number}.csv", sale(f"s{number}"))
         assert lake.run()
@@ -396,6 +397,46 @@ def test_snapshots_are_kept_for_looking_back_and_no_more(lake, set_lake):
     assert len(kept) == 3
     known = read_json(lake.root / "datalake/_facts_sales.json")["parquet"]
     assert {path for path in known if "daily_sales" in path} == kept, "what has gone is forgotten"
+
+
+def test_the_last_snapshot_of_a_day_and_of_a_month_is_kept_longer():
+    """Half-hourly runs of two years, with a pause of a month: the last of each day and month stays, and ten others."""
+    first = dt.datetime(2024, 11, 29, 0, 0, 1)
+    made = [first + dt.timedelta(minutes=30 * number) for number in range(2 * 365 * 48)]
+    made = [moment for moment in made if (moment.year, moment.month) != (2026, 6)]
+    names: list[str] = []
+    for moment in made:
+        names.append(f"t_{moment:%Y%m%d_%H%M%S_%f}.parquet")
+        gone = set(Keep(10, 35, 24).expired(names))
+        names = [name for name in names if name not in gone]
+    days = sorted({moment.date() for moment in made})[-36:]
+    months = sorted({(moment.year, moment.month) for moment in made})
+    last = [max(moment for moment in made if moment.date() == day) for day in days]
+    last += [max(moment for moment in made if (moment.year, moment.month) == month) for month in months]
+    assert len(months) == 24, "of November 2024 to November 2026, without June 2026"
+    assert names == [f"t_{moment:%Y%m%d_%H%M%S_%f}.parquet" for moment in sorted({*last, *made[-11:]})]
+    assert Keep(0, 0, 0).expired([]) == []
+
+
+def test_snapshots_of_earlier_days_are_kept(lake, set_lake):
+    set_lake(keep_snapshots=0, keep_daily=3, keep_monthly=2)
+    lake.deliver("sales", "sales_20261101_120000.csv", sale("s1"))
+    assert lake.run()
+    (newest,) = lake.snapshots("daily_sales_summary")
+    now = dt.datetime.now(dt.UTC)
+    before = {days: now - dt.timedelta(days=days) for days in (1, 2, 4, 200)}
+    for days, moment in before.items():
+        shutil.copy(newest, newest.with_name(f"daily_sales_summary_{moment:%Y%m%d}_100000_000000.parquet"))
+        shutil.copy(newest, newest.with_name(f"daily_sales_summary_{moment:%Y%m%d}_110000_000000.parquet"))
+        assert days
+    lake.deliver("sales", "sales_20261101_130000.csv", sale("s2"))
+    assert lake.run()
+    kept = [path.name[20:28] for path in lake.snapshots("daily_sales_summary")]
+    expected = {f"{moment:%Y%m%d}" for days, moment in before.items() if days <= 3} | {f"{now:%Y%m%d}"}
+    if before[4].month != now.month and before[4].month not in (before[1].month, before[2].month):
+        expected.add(f"{before[4]:%Y%m%d}")  # the last of its month
+    assert kept == sorted(expected)
+    assert all("_110000_" in path.name for path in lake.snapshots("daily_sales_summary")[:-1])
 
 
 # ------------------------------------------------------------------------------------------------ rows

@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import objectstores
 import pytest
 from conftest import (
     DOMAINS,
@@ -38,8 +40,11 @@ from test_golden import CASES, GOLDEN, expected_of, results
 from test_merge import SUITES, add_rules, some_file
 
 from lakejobs.engine import CsvFile, spark
+from lakejobs.engine.local import LocalEngine
 from lakejobs.messages import LakeError
 from lakejobs.model import Inspection
+from lakejobs.storage.local import LocalStore
+from lakejobs.storage.objects import ObjectStore
 
 DATA = Path(__file__).parent / "data/online_retail_two_weeks.csv.xz"
 
@@ -58,7 +63,8 @@ pytestmark = [
 def content(lake: LakeUnderTest) -> dict[str, Any]:
     """Everything that the engine decides about: rows in their order, footers, manifests, results of validations."""
     found: dict[str, Any] = {}
-    for path in sorted((lake.root / "datalake").glob("*/**/*.parquet")):
+    layers = [(lake.root / "datalake" / layer).glob("**/*.parquet") for layer in ("silver", "gold")]
+    for path in sorted(path for layer in layers for path in layer):
         rows = duckdb.read_parquet(str(path), hive_partitioning=False)
         columns = [name for name in rows.columns if name not in ("processed_at", "generated_at")]
         footer = read_footer(path)
@@ -145,9 +151,10 @@ def test_golden(both, case):
 
 
 def test_a_real_shop_gives_the_same_lake(both, shop, monkeypatch):
-    """In one file, which is cut into several parts."""
+    """In one file, which is cut into several parts; gold tables are computed in several tasks."""
     monkeypatch.setattr(spark, "LEAST_PORTION", 500_000)
     monkeypatch.setattr(spark, "MOST_PORTION", 500_000)
+    monkeypatch.setattr(spark, "LEAST_DAYS", 2)
     both.deliver("sales", "online_retail.csv", shop)
     assert both.run()
 
@@ -178,6 +185,33 @@ def test_a_partition_that_a_table_rule_fails_is_withheld_and_the_others_publishe
     assert not list((both.spark.root / "datalake").glob("_tmp*")), "what was not published is gone"
 
 
+EXPECTATION_OF_OWN = """
+import great_expectations.expectations as gxe
+import lakejobs
+
+
+class ExpectColumnValuesToBeOurs(gxe.ExpectColumnValuesToMatchRegex):
+    regex: str = "^H"
+"""
+
+
+def test_executors_know_expectations_of_ones_own(tmp_path):
+    lakes = [new_lake(tmp_path / engine) for engine in ("duckdb", "spark")]
+    lines = [sale("s1", category="Home"), sale("s2", category="Car")]
+    ours = {
+        "type": "expect_column_values_to_be_ours", "kwargs": {"column": "category"}, "meta": {"code": "NOT_OURS"}
+    }  # fmt: skip
+    for lake, more in zip(lakes, ((), ON_SPARK), strict=True):
+        (lake.root / "of_our_own.py").write_text(EXPECTATION_OF_OWN)
+        os.utime(lake.deliver("sales", "sales_20261101_100000.csv", *lines), (1_700_000_000, 1_700_000_000))
+        add_rules(lake, [ours])
+        done = luigi(lake, *more, module="of_our_own", PYTHONPATH=str(lake.root))
+        assert done.returncode == 0, done.stderr
+        assert lake.silver().set_index("sale_id").validation_errors.dropna().to_dict() == {"s2": "NOT_OURS"}
+    first, second = map(content, lakes)
+    assert first == second
+
+
 def test_errors_of_a_task_are_told_as_those_of_the_local_engine(both, monkeypatch):
     """A gold table that cannot be computed; what was made besides is kept."""
     set_tables(
@@ -189,15 +223,17 @@ def test_errors_of_a_task_are_told_as_those_of_the_local_engine(both, monkeypatc
     assert both.spark.partition("2026-11-01").exists()
 
 
-def test_cells_do_not_depend_on_where_a_file_is_cut(tmp_path):
+def test_cells_do_not_depend_on_where_a_file_is_cut(tmp_path, monkeypatch):
     lines = [sale(f"s{n}", "2026-11-01", category="é" * (n % 7)) for n in range(100)]
     path = tmp_path / "sales.csv"
     path.write_bytes("\r\n".join([HEADERS["sales"], *lines, "", ""]).encode())
     inspection = Inspection("", "utf-8", "CRLF", tuple(DOMAINS["sales"].columns), 101, False, True)
     day, size = dt.date(2026, 11, 1), path.stat().st_size
     file = CsvFile(str(path), 0, day, day, inspection, size=size, is_line_by_line=True)
+    store = LocalStore("")
+    monkeypatch.setattr(spark, "LINE_AT_ONCE", 7)
     for most in range(50, 2_000, 177):
-        parts = spark.in_portions([file], 1, cut=True) if most > size else spark._parts(file, size // most)
+        parts = spark._parts(file, size // most, store)
         assert b"".join(path.read_bytes()[start:end] for start, end in parts) == path.read_bytes().partition(b"\n")[2]
         assert all(path.read_bytes()[end - 1 : end] == b"\n" for _, end in parts)
     assert [portion.part for portion in spark.in_portions([dataclasses.replace(file, is_line_by_line=False)], 1)] == [
@@ -222,18 +258,21 @@ def shop_in(root: Path, shop: bytes) -> LakeUnderTest:
     return lake
 
 
-def command(*more: str) -> list[str]:
+def command(*more: str, module: str = "lakejobs") -> list[str]:
     luigi = str(Path(sys.executable).with_name("luigi"))
-    return [luigi, "--module", "lakejobs", "GoldAll", "--local-scheduler", *more]
+    return [luigi, "--module", module, "GoldAll", "--local-scheduler", *more]
 
 
 ON_SPARK = ("--lake-engine", "spark", "--lake-spark-master", "local[2]")
 
 
-def luigi(lake: LakeUnderTest, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def luigi(
+    lake: LakeUnderTest, *more: str, module: str = "lakejobs", **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*more), cwd=lake.root, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
-    )
+        command(*more, module=module), cwd=lake.root, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
 
 
 def await_written(lake: LakeUnderTest, is_over: Callable[[], bool]) -> None:
@@ -306,8 +345,17 @@ def test_a_killed_driver_leaves_nothing_that_the_next_run_does_not_mend(tmp_path
 @pytest.fixture
 def cluster(tmp_path) -> Iterator[tuple[str, Path]]:
     """A real cluster: the URL of its master, and the directory with the ids of its processes."""
+    with running_cluster(tmp_path) as (master, home, _):
+        yield master, home
+
+
+@contextlib.contextmanager
+def running_cluster(tmp_path: Path) -> Iterator[tuple[str, Path, Callable[[str], Any]]]:
+    """A real cluster, and what calls its script."""
     port, home = str(free_port()), tmp_path / "cluster"
-    environment = {**os.environ, "CLUSTER_PORT": port, "CLUSTER_HOME": str(home)}
+    # Its environment need not be active.
+    path = ":".join(one for one in os.environ["PATH"].split(":") if not Path(one, "spark-class").exists())
+    environment = {**os.environ, "PATH": path, "CLUSTER_PORT": port, "CLUSTER_HOME": str(home)}
 
     def script(what: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -318,7 +366,7 @@ def cluster(tmp_path) -> Iterator[tuple[str, Path]]:
     done = script("start")
     assert done.returncode == 0, done.stdout
     assert script("status").returncode == 0
-    yield f"spark://127.0.0.1:{port}", home
+    yield f"spark://127.0.0.1:{port}", home, script
     assert script("stop").returncode == 0
     assert script("status").returncode == 1
 
@@ -347,6 +395,56 @@ def test_a_cluster_gives_the_same_lake_though_an_executor_is_killed(tmp_path, sh
     assert not list((lake.root / "datalake").glob("_tmp*"))
 
 
+def test_a_run_whose_cluster_is_stopped_fails_and_says_so(tmp_path, shop, expected, run_in):
+    with running_cluster(tmp_path) as (master, _, script):
+        lake = shop_in(tmp_path / "lake", shop)
+        with subprocess.Popen(
+            command("--lake-engine", "spark", "--lake-spark-master", master),
+            cwd=lake.root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        ) as driver:  # fmt: skip
+            await_written(lake, lambda: driver.poll() is not None)
+            assert script("stop").returncode == 0
+            _, said = driver.communicate(timeout=240)
+    assert driver.returncode == 30, said
+    assert re.search(r"Silver.*executors are gone, and so was the master; check that the cluster runs", said), said
+    assert "Traceback" not in said
+    assert luigi(lake).returncode == 0
+    assert {name: rows for name, rows in content(lake).items() if name.startswith(("silver", "gold"))} == {
+        name: rows for name, rows in expected.items() if name.startswith(("silver", "gold"))
+    }
+
+
+def test_a_cluster_works_on_a_lake_in_an_object_store(tmp_path, shop, cluster, monkeypatch):
+    """The same cells, in two runs; a second one has late rows, corrections and rejected values to merge."""
+    pytest.importorskip("obstore")
+    master, _ = cluster
+    server = objectstores.seaweedfs()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    url, header, *lines = objectstores.new_root(), *shop.decode().splitlines()
+    settings = ("--lake-root", f"{url}/lake", "--lake-staging", f"{url}/staging")
+    on_disk, in_store = new_lake(tmp_path / "disk"), new_lake(tmp_path / "store")
+    draw = random.Random(4)
+    late = [line.replace(",", ",,", 1) if draw.random() < 0.1 else line for line in draw.sample(lines, 2_000)]
+    for number, given in enumerate([draw.sample(lines, len(lines) - 1_000), late]):
+        name, text = f"sales_2010121{number}_000000.csv", "\n".join([header, *given]).encode()
+        on_disk.deliver_bytes("sales", name, text)
+        with ObjectStore(f"{url}/staging").publish(f"sales/{name}") as path:
+            Path(path).write_bytes(text)
+        assert luigi(on_disk).returncode == 0
+        done = luigi(in_store, "--lake-engine", "spark", "--lake-spark-master", master, *settings)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        found = objectstores.versions(f"{url}/lake")
+        assert not [path for path in found if "_tmp" in path]
+        for path in found:
+            target = in_store.root / "datalake" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with ObjectStore(f"{url}/lake").reading(path) as handle:
+                target.write_bytes(handle.read())
+        assert content(in_store) == content(on_disk)
+
+
 # ------------------------------------------------------------------------------------------------ settings
 
 
@@ -369,17 +467,33 @@ def test_a_run_with_nothing_to_do_needs_no_spark(tmp_path):
     assert "Traceback" not in said.stderr
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"master": "nowhere"}, "spark_master=nowhere: Spark does not start: Could not parse Master URL: 'nowhere'"),
-        ({"master": "spark://somewhere:7077", "is_lake_on_disk": False}, "cannot read a lake in an object store yet"),
-    ],
-)
-def test_wrong_settings_are_explained(settings, message):
-    usual = {"master": "local[2]", "settings": {}, "memory_limit": "1GB", "is_lake_on_disk": True}
-    with pytest.raises(LakeError, match=message.replace("[", r"\[")):
-        spark.Cluster(**{**usual, **settings}).context()
+def test_a_wrong_master_is_explained():
+    with pytest.raises(
+        LakeError, match=r"spark_master=nowhere: expected local\[\*\], spark://host:7077, yarn or k8s://"
+    ):
+        spark.Cluster("nowhere", {}, "1GB").context()
+
+
+def test_spark_that_has_stopped_fails_a_run_at_once_but_not_the_next(both, one_table):
+    both.deliver("sales", "sales_20261101_100000.csv", f"{HEADERS['sales']}\n{sale()}\n".encode())
+    assert both.run()
+    assert spark._context
+    cluster, context = spark._context
+    engine = spark.SparkEngine(
+        LocalStore(""), 60, cluster, LocalEngine(lambda name: contextlib.nullcontext(""), "1GB", list)
+    )
+    assert engine._spark() is context
+    context._jsc.sc().stop()
+    with pytest.raises(LakeError, match=r"spark_master=local\[2\]: Spark has stopped"):
+        engine._spark()
+    both.deliver("sales", "sales_20261101_110000.csv", f"{HEADERS['sales']}\n{sale('s2')}\n".encode())
+    assert both.run()
+
+
+def test_a_master_that_does_not_answer_is_told_at_once():
+    other = f"spark://127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
+    with pytest.raises(LakeError, match=rf"spark_master={other}: no master answers there; check the address"):
+        spark.Cluster(other, {}, "1GB").context()
 
 
 def test_a_missing_package_is_explained(monkeypatch):
@@ -388,7 +502,7 @@ def test_a_missing_package_is_explained(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(LakeError, match=r"engine = spark needs the package pyspark: .*\[spark\]"):
-        spark.Cluster("local[3]", {}, "1GB", True).context()
+        spark.Cluster("local[3]", {}, "1GB").context()
 
 
 def test_the_section_spark_is_sparks_own(set_lake, both, one_table, monkeypatch):
@@ -414,10 +528,10 @@ def test_the_section_spark_is_sparks_own(set_lake, both, one_table, monkeypatch)
 
 
 def test_a_machine_with_other_packages_is_refused(tmp_path):
-    site = spark.Site("1GB", str(tmp_path))
+    site = spark.Site(str(tmp_path), 60, ".", "1GB")
     site.check()
     other = dataclasses.replace(site, versions=("1.0", *site.versions[1:]))
     with pytest.raises(LakeError, match=r"has duckdb .*, but the driver has 1\.0: install the same versions"):
         other.check()
-    with pytest.raises(LakeError, match="does not exist there; on a cluster, every machine must see the lake"):
-        dataclasses.replace(site, shared=f"{tmp_path}/elsewhere").check()
+    with pytest.raises(LakeError, match="elsewhere does not exist there; a cluster needs a lake in an object store"):
+        dataclasses.replace(site, shared="elsewhere").check()

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,12 @@ import objectstores
 import pytest
 from torture import calls
 
+from lakejobs import project
 from lakejobs.messages import LakeError
 from lakejobs.storage import ChangedError, MissingError, Store, documents
 from lakejobs.storage.local import LocalStore, copy
 from lakejobs.storage.objects import ObjectStore
+from lakejobs.storage.overlay import Overlay
 
 # A forked process cannot use an object store that its parent has used.
 spawn = multiprocessing.get_context("spawn")
@@ -29,18 +32,26 @@ class Opener(NamedTuple):
     """Opens a store. What one that is opened twice has published, the other sees."""
 
     root: str
+    below: str = ""
+    """The root of another store that it lies over."""
 
     def __call__(self) -> Store:
+        if self.below:
+            return Overlay(LocalStore(self.below), LocalStore(self.root))
         return ObjectStore(self.root, lease=2) if "://" in self.root else LocalStore(self.root)
 
 
 SERVERS = {"moto": objectstores.moto, "seaweedfs": objectstores.seaweedfs}
 
 
-@pytest.fixture(params=["local", *SERVERS])
+@pytest.fixture(params=["local", "overlay", *SERVERS])
 def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opener:
     if request.param == "local":
         return Opener(str(tmp_path))
+    if request.param == "overlay":
+        for name in ("over", "below"):
+            (tmp_path / name).mkdir()
+        return Opener(str(tmp_path / "over"), str(tmp_path / "below"))
     for name, value in SERVERS[request.param]().environment.items():
         monkeypatch.setenv(name, value)
     return Opener(objectstores.new_root())
@@ -68,6 +79,14 @@ def test_what_is_published_can_be_read_from_anywhere_in_it(store, opened):
         assert handle.read(3) == bytes([100, 101, 102])
         handle.seek(-2, os.SEEK_END)
         assert handle.read() == bytes([254, 255])
+
+
+def test_a_part_of_a_file_can_be_read(store):
+    put(store, "a/b", bytes(range(256)))
+    assert store.read_part("a/b", 0, 2) == bytes([0, 1])
+    assert store.read_part("a/b", 250, 6) == bytes(range(250, 256))
+    with pytest.raises(MissingError, match="nothing"):
+        store.read_part("nothing", 0, 1)
 
 
 def test_a_listing_is_by_path(store):
@@ -239,6 +258,19 @@ def test_a_lock_lets_one_in_at_a_time_and_shows_what_the_last_one_left(store, op
     assert store.token("nothing") == ""
 
 
+def held(hold: Callable[[Opener, Queue[str]], None], opened: Opener) -> tuple[str, Callable[[], None]]:
+    """What a process that holds something says about it, and a function that kills that process."""
+    ready = spawn.Queue()
+    process = spawn.Process(target=hold, args=(opened, ready))
+    process.start()
+
+    def kill() -> None:
+        process.kill()
+        process.join()
+
+    return ready.get(timeout=60), kill
+
+
 def hold_lock(opened: Opener, ready: Queue[str]) -> None:
     with opened().lock("x", 10) as lease:
         ready.put(lease.renew_token())
@@ -246,12 +278,8 @@ def hold_lock(opened: Opener, ready: Queue[str]) -> None:
 
 
 def test_the_lock_of_a_holder_that_died_is_free_and_keeps_its_token(store, opened):
-    ready = spawn.Queue()
-    process = spawn.Process(target=hold_lock, args=(opened, ready))
-    process.start()
-    token = ready.get(timeout=60)
-    process.kill()
-    process.join()
+    token, kill = held(hold_lock, opened)
+    kill()
     with store.lock("x", 60) as lease:
         assert lease.token == token
 
@@ -264,17 +292,40 @@ def hold_scratch(opened: Opener, ready: Queue[str]) -> None:
 
 
 def test_scratch_is_a_local_directory_that_goes_with_its_holder(store, opened):
-    ready = spawn.Queue()
-    process = spawn.Process(target=hold_scratch, args=(opened, ready))
-    process.start()
-    theirs = Path(ready.get(timeout=60))
+    theirs, kill = held(hold_scratch, opened)
     with store.scratch("two") as directory:
-        assert Path(directory).is_dir() and theirs.is_dir(), "one that is held is left alone"
+        assert Path(directory).is_dir() and Path(theirs).is_dir(), "one that is held is left alone"
     assert not Path(directory).exists()
-    process.kill()
-    process.join()
+    kill()
     with store.scratch("two"):
-        assert not theirs.exists()
+        assert not Path(theirs).exists()
+
+
+def test_what_others_leave_in_a_shared_directory_can_be_taken(store, opened, tmp_path):
+    with store.shared("one") as directory:
+        put(opened(), f"{directory}/a", b"theirs")
+        put(opened(), f"{directory}/b", b"late")
+        store.take(f"{directory}/a", str(tmp_path / "taken"))
+        assert (tmp_path / "taken").read_bytes() == b"theirs"
+        with opened().shared("other"):
+            assert get(store, f"{directory}/b") == b"late", "that of another name is left alone"
+    assert store.files(directory) == []
+
+
+def hold_shared(opened: Opener, ready: Queue[str]) -> None:
+    store = opened()
+    with store.shared("one") as directory:
+        put(store, f"{directory}/a")
+        ready.put(directory)
+        signal.pause()
+
+
+def test_a_shared_directory_of_a_dead_process_is_removed(store, opened):
+    theirs, kill = held(hold_shared, opened)
+    kill()
+    assert store.files(theirs)
+    with store.shared("one"):
+        assert store.files(theirs) == []
 
 
 def test_json_knows_whether_it_is_whole(store):
@@ -327,6 +378,62 @@ def test_a_page_is_read_as_far_as_was_asked(store):
     assert documents.read_text(store, "nothing.html", 2) is None
 
 
+# ------------------------------------------------------------------------------------------------ one over another
+
+STEPS = ["put d/a", "put d/new", "remove d/b", "put d/b", "remove d/new", "remove d/e/1", "remove d/c", "put d/f/g/1"]
+
+
+@pytest.mark.parametrize("kind", ["local", "moto"])
+def test_what_lies_over_a_store_looks_like_a_copy_of_it_and_changes_nothing(kind, tmp_path, monkeypatch):
+    """After each of the steps, everything that can be asked is answered as by a store to which the same was done."""
+    if kind == "local":
+        base: Store = LocalStore(str(tmp_path / "below"))
+    else:
+        for name, value in SERVERS[kind]().environment.items():
+            monkeypatch.setenv(name, value)
+        base = ObjectStore(objectstores.new_root(), lease=2)
+    plain = LocalStore(str(tmp_path / "plain"))
+    for path in ("d/a", "d/b", "d/c", "d/e/1", "d/e/_2", "top"):
+        put(base, path, path.encode())
+        put(plain, path, path.encode())
+    (tmp_path / "over").mkdir()
+    over = Overlay(base, LocalStore(str(tmp_path / "over")))
+    before = {path: base.stat(path) for path in ("d/a", "d/b", "d/c", "d/e/1")}
+    known = over.listings("d", 0, lambda name: True)[""].digest
+    assert known == base.listings("d", 0, lambda name: True)[""].digest, "what is known of a lake holds for one over it"
+    for number, step in enumerate(STEPS):
+        action, _, path = step.partition(" ")
+        for store in (over, plain):
+            if action == "put":
+                put(store, path, f"{number}".encode())
+            else:
+                store.remove(path)
+        for directory, depth in (("", 0), ("", 1), ("", 2), ("d", 0), ("d", 1), ("d", 2), ("d/e", 0), ("x", 0)):
+            found = [
+                {below: [(file.name, file.size) for file in listing.files()] for below, listing in listings.items()}
+                for listings in (s.listings(directory, depth, lambda name: name[0] != "_") for s in (over, plain))
+            ]
+            assert found[0] == found[1], (step, directory, depth)
+            for name in ("a", "b", "1", "top"):
+                named = [
+                    {below: file.size for below, file in s.named(directory, depth, name).items()} for s in (over, plain)
+                ]
+                assert named[0] == named[1], (step, directory, depth, name)
+        for name in ("d/a", "d/b", "d/c", "d/new", "d/e/1", "top"):
+            assert (over.stat(name) is None) == (plain.stat(name) is None), (step, name)
+            if plain.stat(name):
+                assert get(over, name) == get(plain, name) == Path(*over.on_disk([name])).read_bytes()
+            else:
+                with pytest.raises(MissingError, match=name):
+                    get(over, name)
+    assert before == {path: base.stat(path) for path in before}
+    assert over.listings("d", 0, lambda name: True)[""].digest != known
+    with pytest.raises(ChangedError):
+        put(over, "d/a", replaces=None)
+    with over.reading("top") as handle:
+        assert over.version(handle) == base.stat("top").version
+
+
 # ------------------------------------------------------------------------------------------------ the local disk alone
 
 
@@ -362,6 +469,22 @@ def test_what_the_disk_refuses_to_look_at_is_named(disk, depth, path):
         return errno.EIO if call.path == str(root / path) else None
 
     assert calls.supervise(listing, decide, [str(root)], 10, calls.LOOKING) == 0
+
+
+@pytest.mark.skipif(bool(calls.supported()), reason="cannot make system calls fail here")
+def test_a_project_file_that_cannot_be_looked_at_is_not_missing(tmp_path):
+    """Else a domain would be judged by the rules that come with lakejobs instead of its own."""
+    (tmp_path / "sales.json").write_text("{}")
+
+    def look() -> bool:
+        with pytest.raises(LakeError, match=r"sales.json cannot be read: Input/output error"):
+            project.exists(str(tmp_path / "sales.json"))
+        return False
+
+    assert calls.supervise(look, lambda call: errno.EIO, [str(tmp_path)], 10, calls.LOOKING) == 0
+    assert project.exists(str(tmp_path / "sales.json"))
+    assert not project.exists(str(tmp_path / "sales.json/below"))
+    assert not project.exists(str(tmp_path / "other.json"))
 
 
 def test_a_write_in_place_is_another_version_though_size_and_date_stay(disk):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 
+import duckdb
 import pytest
 from conftest import LakeUnderTest, known_tables, sale, set_tables
 from test_report import card, page
@@ -200,6 +201,23 @@ def test_a_chart_without_its_colon_is_refused(line):
     assert broken_by(text) == f"gold/t.sql, line 3: the colon after 'chart' is missing: {line!r}"
 
 
+def test_a_word_that_sql_cannot_read_from_cannot_name_a_table():
+    with duckdb.connect() as connection:
+        words = {word for (word,) in connection.execute("select keyword_name from duckdb_keywords()").fetchall()}
+        refused = set()
+        for word in words:
+            connection.execute(f'create view "{word}" as select 1')
+            try:
+                connection.execute(f"from {word}")
+            except duckdb.ParserException:
+                refused.add(word)
+    assert refused
+    for word in refused:
+        sql = ((word, f"gold/{word}.sql", "-- grain: date\n-- source: sales\nselect 1"),)
+        said = f"gold/{word}.sql: {word} is a word of SQL, which cannot name a table; rename the file"
+        assert parse_tables(sql, ("sales",))[1] == {word: said}
+
+
 def test_a_misspelt_grain_or_source_is_refused_with_its_line():
     wrong = "-- grain: date\n-- sorces: sales\nselect 1"
     assert broken_by(wrong) == "gold/t.sql, line 2: unknown header '-- sorces:'; did you mean '-- sources: …'?"
@@ -280,7 +298,7 @@ def test_a_stale_table_is_on_the_cards_of_all_its_domains_and_once_in_the_list(t
     assert "gold: joined" in card(two, "inventory")
     assert "Up to date" not in card(two, "sales") + card(two, "inventory")
     assert "joined" not in card(two, "customer_events")
-    assert page(two).count('<td class="title">joined</td>') == 1
+    assert page(two).count('<td class="title"><a href="tables/joined.html">joined</a></td>') == 1
 
 
 def test_a_table_is_stale_while_one_of_its_domains_cannot_be_read(two, add):

@@ -10,7 +10,7 @@ from conftest import PROJECT
 
 FAMILIES = [
     "kill-points", "kills", "storage", "disks", "power", "crowd", "damage", "bronze", "clock", "verdicts", "dialects",
-    "giants", "fuzz", "safety", "life", "hours", "objects",
+    "giants", "fuzz", "safety", "life", "hours", "objects", "hosts", "engines",
 ]  # fmt: skip
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import click
 
+from lakejobs.commands.diff import diff
 from lakejobs.commands.new import init
+from lakejobs.commands.plan import plan
+from lakejobs.commands.query import sql
+from lakejobs.commands.restatements import restatements
+from lakejobs.commands.status import status
+from lakejobs.commands.suggest import suggest
 from lakejobs.commands.testing import test
+from lakejobs.commands.trace import trace
+from lakejobs.commands.verify import verify
+from lakejobs.commands.why import why
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lakejobs", message="lakejobs %(version)s")
 def main() -> None:
-    """Create and test a data lake project. To run one: luigi --module lakejobs GoldAll"""
+    """Create and test a data lake project, and ask a lake. To run one: luigi --module lakejobs GoldAll"""
 
 
-main.add_command(init)
-main.add_command(test)
+for command in (init, test, status, plan, why, trace, diff, restatements, verify, suggest, sql):
+    main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 
 import click
@@ -27,7 +28,7 @@ Created a project in {directory}. Each file explains what it is for. Next:
 def init(directory: str) -> None:
     """Create a project in DIRECTORY, which must be empty or not exist yet."""
     make_project(directory)
-    click.echo(MADE.format(directory=directory), nl=False)
+    click.echo(MADE.format(directory=shlex.quote(directory)), nl=False)
 
 
 def make_project(directory: str) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lakejobs.commands.asking import known_tables
 from lakejobs.engine.types import FALSE, TRUE
 from lakejobs.messages import LakeError, counted, few
 
@@ -77,7 +78,7 @@ class Case:
 
 
 @click.command()
-@click.argument("tables", metavar="[TABLE]...", nargs=-1)
+@click.argument("tables", metavar="[TABLE]...", nargs=-1, shell_complete=known_tables)
 def test(tables: tuple[str, ...]) -> None:
     """Run the examples of gold tables.
 
@@ -308,11 +309,11 @@ def sources(table: Table) -> tuple[str, ...]:
 
 def columns_of(source: str, directory: str) -> dict[str, str]:
     """The columns and SQL types of a domain's silver rows, or of a gold table."""
-    from lakejobs.layers.gold import sql_types
+    from lakejobs.engine.types import silver_types
     from lakejobs.project import domains
 
     if source in domains():
-        return sql_types(domains()[source])
+        return silver_types(domains()[source])
     with _engine(directory).tables({"computed": _nothing(source, directory)[""]}) as made:
         return _described("computed", made)
 

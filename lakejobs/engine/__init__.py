@@ -170,8 +170,8 @@ class GoldJob:
     sources: Sequence[GoldSource]
     days: Sequence[str] | None
     """The days to compute; None computes the whole table from all rows of its sources."""
-    carried: tuple[str, Sequence[str]] | None
-    """A snapshot, and its days that are carried over."""
+    carried: Sequence[tuple[str, Sequence[str]]]
+    """Snapshots, and for each its days that are carried over."""
     generated_at: dt.datetime
 
 

@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lakejobs.engine import CsvFile, NotPlainError, QueryError, records
@@ -63,17 +63,15 @@ class Connection:
                 f"[lake] memory_limit={memory_limit}: expected a size such as 4GB or 50%: {error}"
             ) from error
         if threads:
-            self._connection.execute(f"set threads = {threads}")
-        self._connection.execute("set timezone = 'UTC'")
+            self.run(f"set threads = {threads}")
+        self.run("set timezone = 'UTC'")
         # This optimizer writes `not null` into the schema of Parquet files whose rows happen to have no NULL, and
         # readers do not accept files with different schemas as one table.
-        self._connection.execute("set disabled_optimizers = 'statistics_propagation'")
-        self._connection.execute("create macro regexp_like(value, pattern) as regexp_matches(value, pattern)")
-        self._connection.execute("create macro btrim(value, characters) as trim(value, characters)")
-        self._connection.execute("create macro json_text(value) as cast(to_json(value) as varchar)")
-        self._connection.execute(
-            "create macro json_member(value, name) as json_extract_string(value, '$.\"' || name || '\"')"
-        )
+        self.run("set disabled_optimizers = 'statistics_propagation'")
+        self.run("create macro regexp_like(value, pattern) as regexp_matches(value, pattern)")
+        self.run("create macro btrim(value, characters) as trim(value, characters)")
+        self.run("create macro json_text(value) as cast(to_json(value) as varchar)")
+        self.run("create macro json_member(value, name) as json_extract_string(value, '$.\"' || name || '\"')")
 
     def __enter__(self) -> Connection:
         return self
@@ -94,6 +92,10 @@ class Connection:
         """A small result as Python values."""
         with plain_errors():
             return self._connection.execute(query).fetchall()
+
+    def columns(self, rows: str) -> dict[str, str]:
+        """Names and types of the columns of a relation, or of a query in parentheses."""
+        return {name: kind for name, kind, *_ in self.rows(f"describe select * from {rows}")}
 
     def chunks(self, query: str, size: int) -> Iterator[pa.Table]:
         """A large result as Arrow tables of about `size` rows; none if it is empty."""
@@ -143,9 +145,13 @@ class Connection:
         with plain_errors():
             self._connection.execute(f"set variable {name} = cast(? as bit)", [bits])
 
-    def read_parquet(self, name: str, paths: Sequence[str], *, numbered: bool = False) -> None:
-        """Make Parquet files readable under a name. `numbered` adds `filename`, and `file_row_number` from 0 on."""
+    def read_parquet(self, name: str, paths: Sequence[str], *, numbered: bool = False, by_name: bool = False) -> None:
+        """Make Parquet files readable under a name.
+
+        `numbered` adds `filename`, and `file_row_number` from 0 on. `by_name`: files may lack columns of others.
+        """
         options = "hive_partitioning = false" + (", filename = true, file_row_number = true" if numbered else "")
+        options += ", union_by_name = true" if by_name else ""
         self.run(f"create or replace temp view {name} as select * from read_parquet([{_list(paths)}], {options})")
 
     def write_parquet(self, query: str, path: str, footer: str) -> int:
@@ -412,18 +418,27 @@ def _rejected_lines(rejects: Iterable[tuple[str, int]]) -> Iterator[tuple[str, i
 
 def _read_carefully(file: CsvFile, columns: Sequence[str]) -> Iterator[Delivered]:
     """The records of a file that only `records.read` can read."""
-    by_name, others = records.match(file.inspection.header, columns)
-    indexes = [by_name.get(name) for name in columns]
+    as_delivered = delivered_as(file, columns)
     with reading(file.path) as handle:
         for number, (fields, raw) in enumerate(records.read(handle, file.inspection), 1):
-            if fields is None:
-                yield file, number, None, raw
-                continue
-            values = [None if index is None else fields[index] for index in indexes]
-            extra = ", ".join(
-                records.json_member(name, fields[index]) for name, index in others.items() if fields[index].strip(" \t")
-            )
-            yield file, number, (extra or None, values), None
+            yield as_delivered(number, fields, raw)
+
+
+def delivered_as(file: CsvFile, columns: Sequence[str]) -> Callable[[int, Sequence[str] | None, str], Delivered]:
+    """What makes a `Delivered` of a record's number, fields and raw text."""
+    by_name, others = records.match(file.inspection.header, columns)
+    indexes = [by_name.get(name) for name in columns]
+
+    def delivered(number: int, fields: Sequence[str] | None, raw: str) -> Delivered:
+        if fields is None:
+            return file, number, None, raw
+        values = [None if index is None else fields[index] for index in indexes]
+        extra = ", ".join(
+            records.json_member(name, fields[index]) for name, index in others.items() if fields[index].strip(" \t")
+        )
+        return file, number, (extra or None, values), None
+
+    return delivered
 
 
 def _in_chunks(rows: Iterable[Delivered]) -> Iterator[list[Delivered]]:

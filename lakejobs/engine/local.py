@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import functools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,14 +125,14 @@ class LocalEngine:
 
     def gold(self, job: GoldJob, path: str, footer: str) -> int:
         with self._connect("gold") as connection:
-            _compute(job, connection, self._on_disk)
+            compute(job, connection, functools.partial(_read_sources, job.sources, connection, self._on_disk))
             check_grain(job.grain, connection)
             query = f"select *, timestamp '{job.generated_at.replace(tzinfo=None)}' as {GENERATED_AT} from computed"
-            if job.carried:
-                snapshot, days = job.carried
-                connection.read_parquet("carried", self._on_disk([snapshot]))
+            snapshots = self._on_disk([snapshot for snapshot, _ in job.carried])
+            for number, (snapshot, (_, days)) in enumerate(zip(snapshots, job.carried, strict=True)):
+                connection.read_parquet(f"carried_{number}", [snapshot])
                 listed = ", ".join(f"date '{date}'" for date in days)
-                query += f" union all select * from carried where date in ({listed})"
+                query += f" union all select * from carried_{number} where date in ({listed})"
             return connection.write_parquet(
                 f"select * from ({query}) as snapshot order by {', '.join(job.grain)}", path, footer
             )
@@ -252,27 +253,30 @@ class LocalResult:
 # ------------------------------------------------------------------------------------------------ gold
 
 
-def _compute(job: GoldJob, connection: Connection, on_disk: OnDisk) -> None:
-    """Make the relation `computed`: the rows of a table that are computed, not carried over."""
+def compute(job: GoldJob, connection: Connection, read: Callable[[Sequence[str] | None], None]) -> None:
+    """Make the relation `computed`: the rows of a table that are computed, not carried over.
+
+    `read` makes the sources readable by name, daily ones with the rows of some days only, or of all days for None.
+    """
     days = job.days
     statement = f"(\n{job.statement}\n) as computed"
     if days is None or sum(source.is_daily for source in job.sources) == len(job.sources) == 1:
         # The rows of a single source belong to their own day, so all days can be computed at once.
-        _read_sources(job.sources, days, connection, on_disk)
+        read(days)
         connection.run(f"create temp table computed as select * from {statement}")
         if days is not None:
-            _check_dates(job, days, connection, on_disk)
+            _check_dates(job, days, connection, read)
         return
-    _read_sources(job.sources, [], connection, on_disk)
+    read([])
     connection.run(f"create temp table computed as select * from {statement} limit 0")
     for day in days:
-        _read_sources(job.sources, [day], connection, on_disk)
+        read([day])
         _refuse_other_dates(statement, [day], connection)
         connection.run(f"insert into computed select * from {statement}")
 
 
 def _read_sources(
-    sources: Sequence[GoldSource], days: Sequence[str] | None, connection: Connection, on_disk: OnDisk
+    sources: Sequence[GoldSource], connection: Connection, on_disk: OnDisk, days: Sequence[str] | None
 ) -> None:
     """Make sources readable by name: the valid rows of a domain, or all rows of a gold table.
 
@@ -322,14 +326,16 @@ def check_grain(grain: Sequence[str], connection: Connection) -> None:
         )
 
 
-def _check_dates(job: GoldJob, days: Sequence[str], connection: Connection, on_disk: OnDisk) -> None:
+def _check_dates(
+    job: GoldJob, days: Sequence[str], connection: Connection, read: Callable[[Sequence[str] | None], None]
+) -> None:
     """Refuse a table that assigns an event to a date other than its UTC day.
 
     Carried over day by day, its rows would be lost or doubled. Checks all days together, and the last two one by one.
     """
     _refuse_other_dates("computed", days, connection)
     for day in days[-2:] if len(days) > 1 else []:
-        _read_sources(job.sources, [day], connection, on_disk)
+        read([day])
         _refuse_other_dates(f"(\n{job.statement}\n) as computed", [day], connection)
 
 

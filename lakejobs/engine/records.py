@@ -18,9 +18,9 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from lakejobs.model import Inspection
 
@@ -195,9 +195,12 @@ class _Ahead:
         self._lines = lines
         self._seen: list[str] = []
         self._taken = 0
+        self.line = 0
+        """The number of the last line that was taken, from 1 on."""
 
     def take(self) -> str:
         """The next line; '' at the end."""
+        self.line += 1
         if self._taken == len(self._seen):
             return next(self._lines, "")
         self._taken += 1
@@ -216,6 +219,7 @@ class _Ahead:
         """Take lines that were looked at, and return them."""
         lines = "".join(self._seen[self._taken : self._taken + count])
         self._taken += count
+        self.line += count
         if self._taken * 2 > len(self._seen):
             del self._seen[: self._taken]
             self._taken = 0
@@ -224,19 +228,59 @@ class _Ahead:
 
 def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str]]:
     """Records of `width` fields, or of any number if `width` is 0."""
+    for fields, text, _ in placed(lines, width):
+        yield fields, "" if fields is not None else text
+
+
+def placed(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str, int]]:
+    """The same records as (fields or None, raw text, number of the first line)."""
     ahead = _Ahead(lines)
     while line := ahead.take():
-        text = line.rstrip("\r\n")
+        text, number = line.rstrip("\r\n"), ahead.line
         if not text:
             continue
         fields, more = _split(line, ahead) if '"' in text else (text.split(","), "")
         if fields is not None and width:
             while len(fields) > width and not fields[-1]:
                 fields.pop()
-        if fields is None or (width and len(fields) != width):
-            yield None, (line + more).rstrip("\r\n")
-        else:
-            yield fields, ""
+        if fields is not None and width and len(fields) != width:
+            fields = None
+        yield fields, (line + more).rstrip("\r\n") if more else text, number
+
+
+class Found(NamedTuple):
+    """A record as it was delivered."""
+
+    record: int
+    """Its number: 1 is the first below the header."""
+    line: int
+    """The number of its first line, from 1 on; the header has one, and empty lines do too."""
+    text: str
+    """Its raw text, without the line end."""
+    fields: list[str] | None
+    """None if it is malformed."""
+
+
+def find(source: BinaryIO, inspection: Inspection, wanted: Collection[int]) -> Iterator[Found]:
+    """Some records of a file, by their numbers."""
+    width, last = len(inspection.header), max(wanted, default=0)
+    if not inspection.plain:
+        for record, (fields, text, line) in enumerate(placed(_lines(source, inspection.encoding), width)):
+            if record > last:
+                return
+            if record in wanted:
+                yield Found(record, line, text, fields)
+        return
+    record = -1  # each line of a plain file is a record, apart from the header and empty ones
+    for number, bytes_ in enumerate(source, 1):
+        if content := bytes_.rstrip(b"\r\n"):
+            record += 1
+            if record > last:
+                return
+            if record in wanted:
+                text = content.decode("utf-8", "replace")
+                ((fields, _),) = records(iter([text]), width)
+                yield Found(record, number, text, fields)
 
 
 def _split(line: str, ahead: _Ahead) -> tuple[list[str] | None, str]:

@@ -6,13 +6,14 @@ tries again what was lost with an executor.
 
 Silver is one job of two stages. A task of the first types the records of a portion: some files, or a part of a large
 one. A task of the second gets all rows of some dates, merges them into the stored partitions, judges them and writes
-finished files into a directory that it shares with the driver. The driver gets counts, verdicts and examples, and
-publishes the files: those of the attempts that Spark reports as successful, because every attempt has its own names.
+finished files into a shared directory of the store. The driver gets counts, verdicts and examples, and publishes the
+files: those of the attempts that Spark reports as successful, because every attempt has its own names.
 
-A gold table is computed in one task, as the local engine computes it: its rows are few, and split sums would have to be
-put together again.
+The days of a daily gold table are computed in several tasks. Another table is computed in one, as the local engine
+computes it: its rows are few, and split sums would have to be put together again.
 
-Every machine needs the same versions of lakejobs and its packages, and sees the lake at the same path.
+Every machine needs the same versions of lakejobs and its packages, and the lake: in an object store, or on a disk that
+all see at the same path.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import functools
+import importlib
 import importlib.metadata
 import importlib.resources
 import itertools
@@ -29,10 +31,13 @@ import os
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -53,12 +58,14 @@ from lakejobs.engine import (
     records,
 )
 from lakejobs.engine.duckdb import Connection, load_order
-from lakejobs.engine.local import LocalEngine, LocalResult, OnDisk, judged, loaded_rows
-from lakejobs.messages import LakeError, OnProgress
+from lakejobs.engine.local import LocalEngine, LocalResult, judged, loaded_rows
+from lakejobs.messages import LakeError, OnProgress, log
 from lakejobs.model import Counts
 from lakejobs.quality import importing
-from lakejobs.quality.evaluation import EXAMPLE_ROWS, Outcome, Validation
+from lakejobs.quality.evaluation import EXAMPLE_ROWS, Outcome, Validation, modules_of_own
+from lakejobs.storage import Store
 from lakejobs.storage import local as disk
+from lakejobs.storage.layout import open_store, reachable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,22 +95,42 @@ DEFAULTS = {
 }
 LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
 ON_THIS_MACHINE = re.compile(r"local(\[|-cluster|$)|spark://(127\.0\.0\.1|localhost):")
+MASTER = re.compile(r"local(\[.+\]|-cluster\[.+\])?$|spark://.+:[0-9]+$|yarn$|k8s://.")
+STANDALONE = re.compile(r"(?<=[/,])[^/,]+:[0-9]+(?=,|$)")
+"""Addresses of the masters in spark://one:7077,other:7077."""
+PATIENCE = 30.0
+"""Seconds without an executor, after which a run says so, or fails if there was no master either."""
+PAUSE = 2.0
+"""Seconds between two looks for executors."""
 LOCAL = re.compile(r"local(?:\[([0-9]+|\*)\])?")
+OF_STORES = re.compile("AWS_|GOOGLE_|AZURE_")
+"""Variables that say where an object store is, and who asks."""
 ATTEMPTS = 4
+LEAST_DAYS = 8
+"""Days of a gold table that are worth a task of their own."""
+READ_AT_ONCE = 8 << 20
+"""Bytes of a part of a file."""
+LINE_AT_ONCE = 64 << 10
+"""Bytes to read in search of the end of a line."""
 
 
 class SparkEngine:
-    """Spark, which reads files where `on_disk` finds them, and shares directories from `scratch` with its executors."""
+    """Spark, whose executors read files of the lake's store, and leave others there for the driver."""
 
-    def __init__(
-        self,
-        scratch: Callable[[str], AbstractContextManager[str]],
-        on_disk: OnDisk,
-        cluster: Cluster,
-        local: LocalEngine,
-    ) -> None:
-        """`local`: the engine for what is too little to be distributed."""
-        self._scratch, self._on_disk, self._cluster, self._local = scratch, on_disk, cluster, local
+    def __init__(self, store: Store, lease: float, cluster: Cluster, local: LocalEngine) -> None:
+        """`lease`: see `open_store`. `local`: the engine for what is too little to be distributed."""
+        self._store, self._lease, self._cluster, self._local = store, lease, cluster, local
+        self._connected: SparkContext | None = None
+
+    def _spark(self) -> SparkContext:
+        """The connection to Spark. One that has stopped is not made anew in this run."""
+        if self._connected is None:
+            self._connected = self._cluster.context()
+        if has_stopped(self._connected):
+            raise LakeError(
+                f"[lake] spark_master={self._cluster.master}: Spark has stopped; check that it runs, then run again"
+            )
+        return self._connected
 
     @property
     def name(self) -> str:
@@ -117,74 +144,63 @@ class SparkEngine:
         return self._local.tables(paths)
 
     def count_records(self, reading: Reading, files: Sequence[CsvFile]) -> dict[int, FileCount]:
-        context = self._cluster.context()
-        portions = in_portions(self._found(files), context.defaultParallelism)
+        context = self._spark()
+        portions = in_portions(files, context.defaultParallelism)
         found: dict[int, FileCount] = {}
-        with self._scratch(reading.domain.name) as shared:
-            site = Site(self._cluster.memory_limit, disk.absolute(shared))
+        with self._shared(reading.domain.name) as site:
             for count in _each(context, site, functools.partial(_count, _sent(reading)), portions):
                 found |= count
         return found
 
     @contextlib.contextmanager
     def silver(self, job: SilverJob, on_progress: OnProgress) -> Iterator[SparkResult]:
-        importing.import_in_background()
+        importing_it = importing.import_in_background()
         on_progress(f"reading {job.new_records:,} records", 5)
-        paths = dict(zip(job.stored, self._paths([old.path for old in job.stored.values()]), strict=True))
-        given = dataclasses.replace(
-            job,
-            reading=_sent(job.reading),
-            files=self._found(job.files),
-            stored={date: dataclasses.replace(old, path=paths[date]) for date, old in job.stored.items()},
-        )
-        context = self._cluster.context()
-        with self._scratch(job.reading.domain.name) as shared:
-            site = Site(self._cluster.memory_limit, disk.absolute(shared))
-            portions = in_portions(load_order(given.files), context.defaultParallelism, cut=True)
+        given = dataclasses.replace(job, reading=_sent(job.reading))
+        context = self._spark()
+        importing_it.join()
+        modules = modules_of_own(job.suite)
+        with self._shared(job.reading.domain.name) as site:
+            portions = in_portions(load_order(job.files), context.defaultParallelism, self._store)
             portions = _numbered(context, site, portions)
             groups = in_groups(job.dates, context.defaultParallelism)
             rows = (
                 context.parallelize(portions, len(portions))
                 .flatMap(functools.partial(_type, site, given, groups))
                 .partitionBy(len(groups), operator.itemgetter(0))
-                .mapPartitionsWithIndex(functools.partial(_finish, site, given, groups))
+                .mapPartitionsWithIndex(functools.partial(_finish, site, given, groups, modules))
             )
             found: list[Finished] = _answers(_collect(context, rows, len(portions) + len(groups), on_progress))
             validation = Validation(job.suite, job.reading.domain)
             for finished in found:
                 validation.include(finished.outcomes)
-            yield SparkResult(validation, found)
+            yield SparkResult(validation, found, self._store)
 
     def gold(self, job: GoldJob, path: str, footer: str) -> int:
-        sources = [
-            dataclasses.replace(
-                source, paths=dict(zip(source.paths, self._paths(list(source.paths.values())), strict=True))
-            )
-            for source in job.sources
-        ]
-        carried = (self._paths([job.carried[0]])[0], job.carried[1]) if job.carried else None
-        given = dataclasses.replace(job, sources=sources, carried=carried)
-        with self._scratch("gold") as shared:
-            site = Site(self._cluster.memory_limit, disk.absolute(shared))
-            task = functools.partial(_gold, footer=footer)
-            ((made, rows),) = _each(self._cluster.context(), site, task, [given])
-            disk.move(made, path)
+        context = self._spark()
+        # Whoever builds a table holds the locks of all domains that it reads, so its sources tell who else is alive.
+        with self._shared("-".join(["gold", *sorted(source.name for source in job.sources)])) as site:
+            jobs = [dataclasses.replace(job, days=days, carried=()) for days in in_spans(job.days, context)]
+            if len(jobs) > 1:
+                parts = [made for made, _ in _each(context, site, functools.partial(_gold, footer=""), jobs)]
+                carried = [*job.carried, *zip(parts, [some.days or () for some in jobs], strict=True)]
+                job = dataclasses.replace(job, days=[], carried=carried)
+            ((made, rows),) = _each(context, site, functools.partial(_gold, footer=footer), [job])
+            self._store.take(made, path)
         return rows
 
-    def _paths(self, paths: Sequence[str]) -> list[str]:
-        """Where executors find files of the store."""
-        return [disk.absolute(path) for path in self._on_disk(paths)]
-
-    def _found(self, files: Sequence[CsvFile]) -> list[CsvFile]:
-        paths = self._paths([file.path for file in files])
-        return [dataclasses.replace(file, path=path) for file, path in zip(files, paths, strict=True)]
+    @contextlib.contextmanager
+    def _shared(self, name: str) -> Iterator[Site]:
+        """What tasks need to know, with a shared directory that lasts as long as this context."""
+        with self._store.shared(name) as directory:
+            yield Site(reachable(self._store.root), self._lease, directory, self._cluster.memory_limit)
 
 
 class SparkResult:
     """Silver partitions that executors have finished."""
 
-    def __init__(self, validation: Validation, found: Sequence[Finished]) -> None:
-        self.validation = validation
+    def __init__(self, validation: Validation, found: Sequence[Finished], store: Store) -> None:
+        self.validation, self._store = validation, store
         self.counts: dict[dt.date, Counts] = {}
         self._files: dict[dt.date, tuple[str, int]] = {}
         self._examples: dict[int | str, list[tuple[Any, dict[str, Any]]]] = {}
@@ -202,7 +218,7 @@ class SparkResult:
 
     def write(self, date: dt.date, path: str) -> int:
         made, rows = self._files[date]
-        disk.move(made, path)
+        self._store.take(made, path)
         return rows
 
 
@@ -218,13 +234,11 @@ class Cluster:
     """Spark's own configuration."""
     memory_limit: str
     """What DuckDB may use in each task."""
-    is_lake_on_disk: bool
-    """Whether executors on other machines can see the lake."""
 
     def context(self) -> SparkContext:
         """The connection to Spark; made on the first call, because it takes seconds, and kept by the process."""
         global _context
-        if _context is None or _context[0] != self or _context[1]._jsc is None:
+        if _context is None or _context[0] != self or has_stopped(_context[1]):
             self._check()
             if _context is not None:
                 _context[1].stop()
@@ -233,6 +247,8 @@ class Cluster:
 
     def _check(self) -> None:
         """Raise LakeError unless everything is there."""
+        if not MASTER.match(self.master):
+            raise LakeError(f"[lake] spark_master={self.master}: expected local[*], spark://host:7077, yarn or k8s://…")
         try:
             importlib.metadata.version("pyspark")
         except importlib.metadata.PackageNotFoundError:
@@ -241,13 +257,14 @@ class Cluster:
                 "pip install 'PATH/TO/THE/CLONE[spark]'"
             ) from None
         _need_java()
-        if not self.is_lake_on_disk and not ON_THIS_MACHINE.match(self.master):
+        if not answers(self.master):
             raise LakeError(
-                f"[lake] spark_master={self.master}: executors on other machines cannot read a lake in an object store "
-                "yet; set spark_master = local[*], or move the lake to a directory that all machines share"
+                f"[lake] spark_master={self.master}: no master answers there; check the address, and that it runs"
             )
 
     def _start(self) -> SparkContext:
+        # About pandas, which is not used with Spark here.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"pyspark\.")
         from py4j.protocol import Py4JError
         from pyspark import SparkConf, SparkContext
         from pyspark.errors import PySparkException
@@ -266,7 +283,9 @@ class Cluster:
         # By itself, Spark does not try again on a single machine.
         local = LOCAL.fullmatch(self.master)
         conf.setMaster(f"local[{local[1] or 1},{ATTEMPTS}]" if local else self.master)
-        conf.setAll([*{**DEFAULTS, **(LOOPBACK if on_this_machine else {}), **self.settings}.items()])
+        # As Spark does for its own access to S3, executors get what the driver's environment says about object stores.
+        passed = {f"spark.executorEnv.{name}": os.environ[name] for name in os.environ if OF_STORES.match(name)}
+        conf.setAll([*{**DEFAULTS, **(LOOPBACK if on_this_machine else {}), **passed, **self.settings}.items()])
         in_main = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGINT) if in_main else None
         try:
@@ -280,6 +299,53 @@ class Cluster:
 
 
 _context: tuple[Cluster, SparkContext] | None = None
+
+
+def has_stopped(context: SparkContext) -> bool:
+    """Whether a connection to Spark is gone: it was closed, or no master has answered for a minute."""
+    return context._jsc is None or bool(context._jsc.sc().isStopped())
+
+
+def answers(master: str) -> bool:
+    """Whether one of the masters of a standalone cluster accepts connections. True for all other kinds."""
+    if not master.startswith("spark://"):
+        return True
+    for address in STANDALONE.findall(master):
+        host, _, port = address.rpartition(":")
+        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return True
+    return False
+
+
+class Executors:
+    """Watches that a cluster has executors. Spark itself waits for them without a word, and without end if the cluster
+    was stopped: a master that is started again does not know the application."""
+
+    def __init__(self, context: SparkContext) -> None:
+        self._context, self._master = context, context.master or ""
+        self._seen, self._looked = time.monotonic(), 0.0
+        self._is_gone = self._has_told = False
+
+    def check(self) -> None:
+        """Raise LakeError if there has been none for long, and no master to send one."""
+        now = time.monotonic()
+        if self._master.startswith("local") or now - self._looked < PAUSE:
+            return
+        self._looked = now
+        # The driver is listed too.
+        if len(self._context._jsc.sc().statusTracker().getExecutorInfos()) > 1:
+            self._seen, self._has_told = now, False
+            return
+        self._is_gone |= not answers(self._master)
+        if self._is_gone and now - self._seen > PATIENCE:
+            self._context.stop()
+            raise LakeError(
+                f"[lake] spark_master={self._master}: its executors are gone, and so was the master; check "
+                "that the cluster runs, then run again"
+            )
+        if now - self._seen > PATIENCE and not self._has_told:
+            self._has_told = True
+            log.warning("[lake] spark_master=%s: waiting for executors; is the cluster busy?", self._master)
 
 
 def _need_java() -> None:
@@ -314,7 +380,7 @@ def _collect(
     """Run a job of so many tasks. Raises LakeError if Spark gives up."""
     from py4j.protocol import Py4JError
 
-    group, tracker = uuid.uuid4().hex, context.statusTracker()
+    group, tracker, executors = uuid.uuid4().hex, context.statusTracker(), Executors(context)
 
     def collect() -> list[Item]:
         context.setJobGroup(group, "lakejobs")
@@ -330,6 +396,7 @@ def _collect(
         running = pool.submit(collect)
         try:
             while not wait([running], timeout=0.5).done:
+                executors.check()
                 if tasks:
                     completed = done()
                     on_progress(f"{completed:,} of {tasks:,} tasks done", 5 + 50 * completed // tasks)
@@ -338,9 +405,13 @@ def _collect(
             reason = str(getattr(error, "java_exception", None) or error)
             if "Traceback (most recent call last)" in reason:
                 raise RuntimeError(reason) from error  # a mistake of ours
-            raise LakeError(f"Spark gave up: {_reason(error)}; run again") from error
+            raise LakeError(
+                f"[lake] spark_master={context.master}: Spark gave up: {_reason(error)}; check that it runs, then run "
+                "again"
+            ) from error
         except BaseException:
-            context.cancelJobGroup(group)
+            if not has_stopped(context):
+                context.cancelJobGroup(group)
             raise
 
 
@@ -376,8 +447,8 @@ class Portion:
     """Records of the file in earlier parts."""
 
 
-def in_portions(files: Sequence[CsvFile], cores: int, *, cut: bool = False) -> list[Portion]:
-    """Portions of about the same size. `cut`: whether to cut large files."""
+def in_portions(files: Sequence[CsvFile], cores: int, store: Store | None = None) -> list[Portion]:
+    """Portions of about the same size. `store`: where to look for line ends at which to cut large files, if at all."""
     total = sum(file.size for file in files)
     count = max(1, min(cores, total // LEAST_PORTION), -(-total // MOST_PORTION))
     target = max(1, -(-total // count))
@@ -390,7 +461,7 @@ def in_portions(files: Sequence[CsvFile], cores: int, *, cut: bool = False) -> l
             waiting.clear()
 
     for file in files:
-        parts = _parts(file, round(file.size / target)) if cut and file.is_line_by_line else []
+        parts = _parts(file, round(file.size / target), store) if store and file.is_line_by_line else []
         if len(parts) > 1:
             flush()
             found += [Portion(len(found) + place, (file,), part) for place, part in enumerate(parts)]
@@ -402,18 +473,38 @@ def in_portions(files: Sequence[CsvFile], cores: int, *, cut: bool = False) -> l
     return found
 
 
-def _parts(file: CsvFile, count: int) -> list[tuple[int, int]]:
+def _parts(file: CsvFile, count: int, store: Store) -> list[tuple[int, int]]:
     """The lines below the header, in parts of about the same size."""
     if count < 2:
         return []
-    with disk.reading(file.path) as handle:
-        handle.readline()
-        ends = [handle.tell()]
-        for place in range(1, count):
-            handle.seek(max(ends[-1], file.size * place // count))
-            handle.readline()
-            ends.append(handle.tell())
+    ends = [_line_end(file, 0, store)]
+    for place in range(1, count):
+        ends.append(_line_end(file, max(ends[-1], file.size * place // count), store))
     return [(start, end) for start, end in itertools.pairwise([*ends, file.size]) if start < end]
+
+
+def _line_end(file: CsvFile, start: int, store: Store) -> int:
+    """The position after the line that a position is in."""
+    place = start
+    for some in _chunks(file, start, file.size, store, LINE_AT_ONCE):
+        if (found := some.find(b"\n")) >= 0:
+            return place + found + 1
+        place += len(some)
+    return file.size
+
+
+def _chunks(file: CsvFile, start: int, end: int, store: Store, size: int) -> Iterator[bytes]:
+    """The bytes of a file between two positions, `size` at once."""
+    for place in range(start, end, size):
+        yield store.read_part(file.path, place, min(size, end - place))
+
+
+def in_spans(days: Sequence[str] | None, context: SparkContext) -> list[Sequence[str] | None]:
+    """The days of a gold table that one task computes, for each task. None for all of a table that has no days."""
+    if days is None:
+        return [None]
+    count = max(1, min(context.defaultParallelism, len(days) // LEAST_DAYS))
+    return [days[len(days) * place // count : len(days) * (place + 1) // count] for place in range(count)]
 
 
 def _numbered(context: SparkContext, site: Site, portions: Sequence[Portion]) -> list[Portion]:
@@ -458,10 +549,18 @@ def _versions() -> tuple[str, ...]:
 class Site:
     """What a task needs to know of the driver."""
 
-    memory_limit: str
+    root: str
+    """Of the store, as every machine reaches it."""
+    lease: float
     shared: str
-    """A directory that driver and executors share."""
+    """A directory of the store, in which executors leave files for the driver."""
+    memory_limit: str
     versions: tuple[str, ...] = dataclasses.field(default_factory=_versions)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The store, seen from this task; what it copies to the local disk goes with the task."""
+        return open_store(self.root, self.lease)
 
     def check(self) -> None:
         """Raise LakeError if this machine cannot do what the driver's can."""
@@ -471,10 +570,11 @@ class Site:
                     f"{platform.node()} has {name} {ours}, but the driver has {theirs}: install the same versions on "
                     "every machine"
                 )
-        if not disk.LocalStore(self.shared).exists():
+        shared = self.store.location(self.shared)
+        if not open_store(shared, self.lease).exists():
             raise LakeError(
-                f"{platform.node()}: {self.shared} does not exist there; on a cluster, every machine must see the lake "
-                "at the same path"
+                f"{platform.node()}: {shared} does not exist there; a cluster needs a lake in an object store, or on a "
+                "disk that every machine sees at the same path"
             )
 
     def scratch(self, name: str) -> AbstractContextManager[str]:
@@ -483,17 +583,23 @@ class Site:
 
         return disk.LocalStore(SparkFiles.getRootDirectory()).scratch(name)
 
-    def made(self, name: str) -> str:
-        """A path in the shared directory that no other task, and no other attempt of this one, writes to."""
+    def leave(self, name: str, write: Callable[[str], int]) -> tuple[str, int]:
+        """Leave a file for the driver, under a name that no other task, and no other attempt of this one, uses.
+
+        `write` writes it to a local path and returns the number of its rows. Returns its path in the store, and that.
+        """
         from pyspark import TaskContext
 
         task = TaskContext.get()
-        return f"{self.shared}/{name}_{task.taskAttemptId() if task else 0}"
+        path = f"{self.shared}/{name}_{task.taskAttemptId() if task else 0}"
+        with self.store.publish(path, durable=False) as local:
+            rows = write(local)
+        return path, rows
 
     @property
     def engine(self) -> LocalEngine:
         # Spark counts on one core for each task.
-        return LocalEngine(self.scratch, self.memory_limit, list, threads=1)
+        return LocalEngine(self.scratch, self.memory_limit, self.store.on_disk, threads=1)
 
     @contextlib.contextmanager
     def connect(self, name: str) -> Iterator[tuple[Connection, str]]:
@@ -512,7 +618,7 @@ class Finished:
     examples: Mapping[int | str, list[tuple[Any, dict[str, Any]]]]
     """See `SilverResult.examples`; each with a value to sort by."""
     files: Mapping[dt.date, tuple[str, int]]
-    """Path and number of rows of each partition that no rule withholds."""
+    """Path in the store and number of rows of each partition that no rule withholds."""
 
 
 def _sent(reading: Reading) -> Reading:
@@ -539,11 +645,18 @@ def _count(reading: Reading, site: Site, portion: Portion) -> dict[int, FileCoun
 
 def _lines(site: Site, portion: Portion) -> int:
     """The number of lines of a part."""
+    with site.scratch("lines") as directory, disk.reading(_written(site, portion, f"{directory}/part")) as handle:
+        handle.readline()
+        return records.count_lines(handle, portion.files[0].size)
+
+
+def _written(site: Site, portion: Portion, path: str) -> str:
+    """Write a part of a file, below the file's header, to a local path; returns the path."""
     assert portion.part
-    start, end = portion.part
-    with disk.reading(portion.files[0].path) as handle:
-        handle.seek(start)
-        return records.count_lines(handle, end - start)
+    (file,) = portion.files
+    spans = [(0, _line_end(file, 0, site.store)), portion.part]
+    disk.write(path, (some for span in spans for some in _chunks(file, *span, site.store, READ_AT_ONCE)))
+    return path
 
 
 def _type(
@@ -570,11 +683,14 @@ def _typed(
     reading = job.reading
     group_of = {date: number for number, dates in enumerate(groups) for date in dates}
     with site.connect(reading.domain.name) as (connection, directory):
-        files = [dataclasses.replace(file, number=numbers[file.number]) for file in portion.files]
         if portion.part:
-            path = f"{directory}/part"
-            disk.copy_part(files[0].path, path, *portion.part)
-            files = [dataclasses.replace(files[0], path=path)]
+            paths = [_written(site, portion, f"{directory}/part")]
+        else:
+            paths = site.store.on_disk([file.path for file in portion.files])
+        files = [
+            dataclasses.replace(file, number=numbers[file.number], path=path)
+            for file, path in zip(portion.files, paths, strict=True)
+        ]
         connection.load_csv("loaded", files, list(reading.domain.columns), loaded_rows(reading))
         connection.register(
             "groups_",
@@ -620,22 +736,39 @@ def _finish(
     site: Site,
     job: SilverJob,
     groups: Sequence[Sequence[dt.date]],
+    modules: Sequence[str],
     index: int,
     sent: Iterator[tuple[Key, bytes | Exception]],
 ) -> Iterator[tuple[Finished | None, Exception | None]]:
-    """Finish the partitions of a group of dates, of which `sent` has all rows."""
-    yield _answer(functools.partial(_finished, job, groups[index]), site, sent)
+    """Finish the partitions of a group of dates, of which `sent` has all rows. `modules`: see `modules_of_own`."""
+    yield _answer(functools.partial(_finished, job, groups[index], modules), site, sent)
 
 
 def _finished(
-    job: SilverJob, dates: Sequence[dt.date], site: Site, sent: Iterable[tuple[Key, bytes | Exception]]
+    job: SilverJob,
+    dates: Sequence[dt.date],
+    modules: Sequence[str],
+    site: Site,
+    sent: Iterable[tuple[Key, bytes | Exception]],
 ) -> Finished:
-    importing.import_in_background()
+    importing.import_in_background().join()
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise LakeError(
+                f"{platform.node()} cannot import {name}, which defines an expectation of {job.suite.path}: {error}; "
+                "install it on every machine"
+            ) from error
     domain = job.reading.domain
+    stored = [date for date in job.stored if date in dates]
+    paths = site.store.on_disk([job.stored[date].path for date in stored])
     some = dataclasses.replace(
         job,
         dates={date: job.dates[date] for date in dates},
-        stored={date: stored for date, stored in job.stored.items() if date in dates},
+        stored={
+            date: dataclasses.replace(job.stored[date], path=path) for date, path in zip(stored, paths, strict=True)
+        },
     )
     numbers = _load_numbers(job)
     arrived: list[Key] = []
@@ -654,11 +787,11 @@ def _finished(
         places = [numbers[file.number] for file in job.files]
         result = judged(some, places, places == sorted(places), connection, lambda message, percent: None)
         withheld = result.validation.withheld()
-        files = {}
-        for date in dates:
-            if date not in withheld:
-                path = site.made(date.isoformat())
-                files[date] = path, result.write(date, path)
+        files = {
+            date: site.leave(date.isoformat(), functools.partial(result.write, date))
+            for date in dates
+            if date not in withheld
+        }
         examples = _examples(some, result, connection, numbers)
         return Finished(result.counts, result.validation.outcomes, examples, files)
 
@@ -694,5 +827,4 @@ def _examples(
 
 
 def _gold(site: Site, job: GoldJob, footer: str) -> tuple[str, int]:
-    path = site.made("snapshot")
-    return path, site.engine.gold(job, path, footer)
+    return site.leave("snapshot", lambda path: site.engine.gold(job, path, footer))

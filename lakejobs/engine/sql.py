@@ -127,7 +127,7 @@ def stored_rows(reading: Reading) -> str:
     columns, reported = [], []
     for name, kind in domain.columns.items():
         if name in corrected:
-            member, value = text(f'"{name}": '), _typed(reading, f"json_member(corrections, {text(name)})", kind)
+            member, value = text(f'"{name}": '), typed_value(reading, f"json_member(corrections, {text(name)})", kind)
             columns.append(f"{name}_stored_ as {name}")
             reported.append(f"{name} as {name}_stored_")
             reported.append(f"case when instr(corrections, {member}) > 0 then {value} else {name} end as {name}")
@@ -241,7 +241,7 @@ def _dated(reading: Reading) -> str:
             trimmed.append(f"{value} as {name}")
         else:
             trimmed.append(f"{value} as {name}_text")
-            typed.append(f"{_typed(reading, f'{name}_text', kind)} as {name}")
+            typed.append(f"{typed_value(reading, f'{name}_text', kind)} as {name}")
     usable = (
         f"{time} >= cast(date '{reading.earliest_date}' as timestamp) "
         f"and {time} < cast(latest_date as timestamp) + interval '1' day"
@@ -256,7 +256,8 @@ def _dated(reading: Reading) -> str:
     )
 
 
-def _typed(reading: Reading, value: str, kind: str) -> str:
+def typed_value(reading: Reading, value: str, kind: str) -> str:
+    """SQL that turns trimmed text into a column's type, and text that does not fit into NULL."""
     if kind == "integer":
         # A value that survives the cast there and back needs no pattern.
         whole = f"try_cast({value} as bigint)"

@@ -1,11 +1,11 @@
-"""Booleans, dates and decimals: the text they accept, in SQL that DuckDB and Spark share, and their SQL types.
+"""SQL types of columns; and booleans, dates and decimals: the text they accept, in SQL that DuckDB and Spark share.
 
 A pattern guards every cast: see `sql`.
 """
 
 from __future__ import annotations
 
-from lakejobs.model import Column
+from lakejobs.model import BOOKKEEPING, Column, Domain
 
 TRUE = ("true", "t", "yes", "1")
 FALSE = ("false", "f", "no", "0")
@@ -17,6 +17,11 @@ FIRST_YEAR = "0001"
 def sql_type(kind: str) -> str:
     """The SQL type of a column's type."""
     return {"text": "string", "integer": "bigint", "number": "double"}.get(kind, kind)
+
+
+def silver_types(domain: Domain) -> dict[str, str]:
+    """The columns of a domain's silver and their SQL types."""
+    return {name: sql_type(kind) for name, kind in domain.columns.items()} | BOOKKEEPING
 
 
 def typed(value: str, kind: str) -> str:

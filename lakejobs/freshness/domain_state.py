@@ -52,6 +52,8 @@ class DomainState:
         """Footers of the intact silver partitions."""
         self.present: set[dt.date] = set()
         """Dates that have a silver file, intact or damaged."""
+        self.removed: dict[dt.date, list[str]] = {}
+        """Why this process removed silver partitions."""
         self.manifests: dict[dt.date, Manifest] = {}
         """Manifests that this process has written, known even if their files are lost."""
         self._stale_dates: list[dt.date] | None = None

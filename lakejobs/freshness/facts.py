@@ -32,6 +32,7 @@ class Facts:
         if not known or known.get("version") != FACTS_VERSION:
             known = {"version": FACTS_VERSION, "staging": {}, "landings": {}, "parquet": {}}
         self._known: dict[str, Any] = known
+        self._damaged: dict[str, str] = {}
         self._changed = False
 
     def staging(self, seen: str) -> dict[str, Any] | None:
@@ -72,10 +73,12 @@ class Facts:
         if known is None or known["version"] != found.version:
             content = footer.read_footer(self._lake.store, path)
             if content is None:
-                log.warning(
-                    "%s is damaged or was not written by lakejobs; ignored, and rebuilt if needed",
-                    self._lake.location(path),
-                )
+                if self._damaged.get(path) != found.version:
+                    self._damaged[path] = found.version
+                    log.warning(
+                        "%s is damaged or was not written by lakejobs; ignored, and rebuilt if needed",
+                        self._lake.location(path),
+                    )
                 return None
             known = {"version": found.version, "footer": _brief(content)}
             self._known["parquet"][path] = known
@@ -113,4 +116,5 @@ class Facts:
 
 def _brief(content: dict[str, Any]) -> dict[str, Any]:
     """A footer without its long, rarely needed parts, such as the lineage."""
-    return {key: value for key, value in content.items() if key not in ("checksum", "lineage", "verdicts", "inputs")}
+    long = ("checksum", "lineage", "verdicts", "inputs", "statement")
+    return {key: value for key, value in content.items() if key not in long}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lakejobs.config import lake as settings
 from lakejobs.engine import Reading, sql
 from lakejobs.messages import LakeError, few
-from lakejobs.model import Domain, digest
+from lakejobs.model import Cause, Domain, digest
 from lakejobs.project import domains
 from lakejobs.quality import suite
 
@@ -40,11 +41,16 @@ class MadeBy:
     """Hashes of the other rules by code: they change what is reported, but no row."""
     sql: Mapping[str, str]
     settings: Mapping[str, Any]
+    texts: Mapping[str, Any] = field(default_factory=dict)
+    """The rules by code, as they were hashed: never compared, so that a difference can be shown."""
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    """What the domain's module declares, for the same purpose."""
 
     @classmethod
     def of(cls, reading: Reading) -> MadeBy:
         rules, warnings = suite.rule_hashes(reading.domain)
-        return cls(rules, warnings, sql.hashes(reading), reading.settings)
+        texts = suite.rule_texts(reading.domain)
+        return cls(rules, warnings, sql.hashes(reading), reading.settings, texts, reading.domain.declared)
 
     @functools.cached_property
     def rules_hash(self) -> str:
@@ -57,23 +63,42 @@ class MadeBy:
     def to_json(self) -> dict[str, Any]:
         return {"version": SILVER_VERSION, **asdict(self)}
 
-    def difference(self, old: Mapping[str, Any]) -> str:
-        """Describe what changed since a file with this lineage was built."""
-        said = []
+    def causes(self, old: Mapping[str, Any]) -> list[Cause]:
+        """What changed since a file with this lineage was built. Names and texts; nothing if nothing changed."""
+        if old["version"] != SILVER_VERSION:
+            version = f"version {old['version']}, now {SILVER_VERSION}"
+            return [Cause("version", "silver", f"built by an earlier version of lakejobs ({version})")]
+        if "" in self.rules:
+            return [Cause("suite", "", self.rules[""].removeprefix(suite.BROKEN))]
         before, now = {**old["rules"], **old["warnings"]}, {**self.rules, **self.warnings}
-        for what, codes in (
-            ("new", [code for code in now if code not in before]),
-            ("removed", [code for code in before if code not in now]),
-            ("changed", [code for code in now if code in before and now[code] != before[code]]),
-        ):
-            if codes := [code for code in codes if code]:
-                said.append(f"{what} rule{'s' if len(codes) > 1 else ''} {few(codes)}")
-        changed = [name for name, value in self.settings.items() if old["settings"].get(name) != value]
-        if changed:
-            said.append(f"[lake] {few(changed)} changed")
-        elif dict(self.sql) != old["sql"]:
-            said.append("the domain or lakejobs itself changed")
-        return "; ".join(said) or "the order of the rules changed"
+        found = []
+        for code in {**now, **before}:
+            if code and before.get(code) != now.get(code):
+                said = "is new" if code not in before else "was removed" if code not in now else "changed"
+                was, is_now = _text(old.get("texts", {}).get(code)), _text(self.texts.get(code))
+                found.append(Cause("rule", code, f"rule {code} {said}", was, is_now))
+        if not found and [*before] != [*now]:
+            found.append(Cause("rule", "", "the order of the rules changed", few(before, 50), few(now, 50)))
+        own = [
+            Cause("setting", name, f"[lake] {name} changed", _text(old["settings"].get(name)), _text(value))
+            for name, value in self.settings.items()
+            if old["settings"].get(name) != value
+        ]
+        declared = old.get("declared", self.declared)
+        for name in {**self.declared, **declared}:
+            was, is_now = _text(declared.get(name)), _text(self.declared.get(name))
+            if was != is_now:
+                said = "is new" if was is None else "was removed" if is_now is None else "changed"
+                own.append(Cause("domain", name, f"in the domain, {name} {said}", was, is_now))
+        if not own and dict(self.sql) != old["sql"]:
+            own.append(Cause("version", "sql", "the domain or lakejobs itself changed"))
+        return found + own
+
+
+def _text(content: Any) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    return json.dumps(content, ensure_ascii=False, indent=2)
 
 
 def needed_columns(domain: Domain) -> dict[str, str]:
@@ -81,7 +106,7 @@ def needed_columns(domain: Domain) -> dict[str, str]:
     needed = {correction.column: "so it is computed where possible" for correction in domain.corrections}
     with contextlib.suppress(LakeError):  # a broken suite is reported where it is used
         for rule in suite.load_suite(domain).rules:
-            if rule.severity == "critical":
+            if rule.severity == "critical" and not rule.is_about_table:
                 for column in rule.columns:
                     needed.setdefault(column, f"which the rule {rule.code} needs")
     return needed

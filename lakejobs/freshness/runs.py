@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import multiprocessing
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from lakejobs.config import lake as settings
 from lakejobs.config import spark_settings
 from lakejobs.engine import Engine
 from lakejobs.engine.local import LocalEngine
 from lakejobs.freshness.domain_state import DomainState
+from lakejobs.freshness.ledger import Ledger
 from lakejobs.messages import log
 from lakejobs.storage import File, layout
 from lakejobs.storage.layout import Lake
+
+if TYPE_CHECKING:
+    from lakejobs.freshness.openlineage import Events
 
 
 class Run:
     """The lake as one run sees it: its domains' states, each read once, and the engine."""
 
-    def __init__(self, worker: object = None) -> None:
-        self.lake = layout.current()
-        self.engine = _engine(self.lake)
+    def __init__(self, worker: object = None, lake: Lake | None = None) -> None:
+        """`lake`: another one than the settings name, which this process alone can see and works on."""
+        self.lake = lake or layout.current()
+        self.engine = _local_engine(lake) if lake else _engine(self.lake)
+        run_id = uuid.uuid4()
+        self.ledger = Ledger(self.lake, run_id.hex[:12])
+        if worker is not None:
+            self.ledger.events = _events(self, run_id)
+            # Ctrl-C between two tasks ends the run without a word to any of them.
+            atexit.register(self.ledger.finish)
         self._worker = worker
         self._states: dict[str, DomainState] = {}
         self._asked: dict[str, float] = {}
@@ -68,18 +82,29 @@ class Run:
         return self._worker is worker
 
 
+def _local_engine(lake: Lake) -> LocalEngine:
+    return LocalEngine(lake.scratch, settings().memory_limit, lake.store.on_disk)
+
+
 def _engine(lake: Lake) -> Engine:
     """The engine that the settings name."""
     section, store = settings(), lake.store
-    local = LocalEngine(lake.scratch, section.memory_limit, store.on_disk)
+    local = _local_engine(lake)
     if section.engine != "spark":
         return local
     from lakejobs.engine.spark import Cluster, SparkEngine
 
-    cluster = Cluster(
-        section.spark_master, spark_settings(), section.spark_memory_limit, is_lake_on_disk="://" not in store.root
-    )
-    return SparkEngine(lake.scratch, store.on_disk, cluster, local)
+    cluster = Cluster(section.spark_master, spark_settings(), section.spark_memory_limit)
+    return SparkEngine(store, section.lock_lease, cluster, local)
+
+
+def _events(run: Run, run_id: uuid.UUID) -> Events | None:
+    """The OpenLineage events of a run, if the settings ask for them."""
+    if not settings().openlineage:
+        return None
+    from lakejobs.freshness.openlineage import Events
+
+    return Events(run, run_id)
 
 
 @contextlib.contextmanager
@@ -117,6 +142,12 @@ def current() -> Run:
             _current.engine.forget()
         _current = Run(worker)
     return _current
+
+
+def finish(code: int, *, is_interrupted: bool) -> None:
+    """The command that runs Luigi ends, with this exit code."""
+    if _current is not None and _current.ledger.events:
+        _current.ledger.events.finished(code, is_interrupted=is_interrupted)
 
 
 def state(domain: str) -> DomainState:

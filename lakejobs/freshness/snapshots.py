@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
+from lakejobs.config import lake as settings
 from lakejobs.freshness.made_by import GOLD_VERSION
 from lakejobs.freshness.runs import Run
 from lakejobs.model import GoldFooter, digest
 from lakejobs.project import domains
 from lakejobs.storage import File
-from lakejobs.storage.layout import SNAPSHOT
+from lakejobs.storage.layout import SNAPSHOT, STAMP
 from lakejobs.tables import Table, domains_of, tables
 
 Inputs: TypeAlias = "dict[str, dict[str, str]]"
 """By source: identities of a domain's silver partitions by date, or of a gold table's snapshot by its name."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which snapshots of a table stay, besides the newest."""
+
+    older: int
+    """The number of those before it."""
+    days: int
+    """For how many days before the newest the last one of each day stays."""
+    months: int
+
+    @classmethod
+    def as_set(cls) -> Keep:
+        section = settings()
+        return cls(section.keep_snapshots, section.keep_daily, section.keep_monthly)
+
+    def expired(self, names: Sequence[str]) -> list[str]:
+        """The names to remove among those of a table's snapshots, the newest last."""
+        if not names:
+            return []
+        newest = moment(names[-1]).date()
+        month = 12 * newest.year + newest.month
+        last_of: dict[object, str] = {}
+        for name in names:
+            date = moment(name).date()
+            if (newest - date).days <= self.days:
+                last_of[date] = name
+            if month - (12 * date.year + date.month) <= self.months:
+                last_of[date.year, date.month] = name
+        stay = {*names[-1 - self.older :], *last_of.values()}
+        return [name for name in names if name not in stay]
+
+
+def moment(snapshot: str) -> dt.datetime:
+    """When (UTC) a snapshot was made, by its name."""
+    found = re.search(f"{SNAPSHOT}$", snapshot)
+    assert found is not None
+    return dt.datetime.strptime(found[1], STAMP)
 
 
 def snapshots(run: Run, table: Table) -> list[File]:

@@ -7,38 +7,67 @@ computed it, so the next run knows what is stale.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lakejobs.engine import Engine, GoldJob, GoldSource, GrainError, OtherDateError, QueryError
 from lakejobs.engine.sql import relations_read
-from lakejobs.engine.types import sql_type
+from lakejobs.engine.types import silver_types
+from lakejobs.freshness import causes, restatements
 from lakejobs.freshness.made_by import GOLD_VERSION
 from lakejobs.freshness.runs import Run
-from lakejobs.freshness.snapshots import Inputs, footer, identity, inputs, newest_snapshot, snapshots
+from lakejobs.freshness.snapshots import Inputs, Keep, footer, identity, inputs, newest_snapshot, snapshots
 from lakejobs.messages import LakeError, counted, few
-from lakejobs.model import BOOKKEEPING, Domain
+from lakejobs.model import Cause, GoldFooter
 from lakejobs.project import domains
 from lakejobs.storage import footer as footers
 from lakejobs.storage.layout import snapshot_name
 from lakejobs.tables import Source, Table, domains_of, tables
 
 
-def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
-    """Publish a new snapshot, and keep `keep` older ones. Returns a summary."""
+@dataclass(frozen=True)
+class Built:
+    """A snapshot that was published."""
+
+    rows: int
+    computed: int | None
+    """Days that were computed; None for all of the table."""
+    carried: int
+    """Days that were carried over from the last snapshot."""
+    restated: int
+    """Cells of closed days that changed."""
+    causes: Sequence[Cause]
+    """Why the table was stale."""
+
+    def __str__(self) -> str:
+        """`12 rows, 1 day computed, 11 carried over; 3 cells of closed days changed`."""
+        said = counted(self.rows, "row")
+        if self.computed is not None:
+            said += f", {counted(self.computed, 'day')} computed, {self.carried:,} carried over"
+        if self.restated:
+            said += f"; {counted(self.restated, 'cell')} of closed days changed"
+        return "; ".join([said, *(str(cause) for cause in self.causes if cause.kind in ("sql", "version"))])
+
+
+def build(run: Run, table: Table, engine: Engine, keep: Keep) -> Built:
+    """Publish a new snapshot, and remove the old ones that need not be kept."""
+    logged = restatements.settle(run, table)
     before, known = newest_snapshot(run, table)
     made_from = inputs(run, table)
-    made_by = (GOLD_VERSION, table.hash, engine.name)
-    is_same = known is not None and (known.version, known.sql, known.engine) == made_by
+    is_same = is_alike(table, known, engine)
     if not is_same:
         check_sources(table)
-    old: Inputs = {}
-    if before and is_same:
-        old = (footers.read_footer(run.lake.store, run.lake.gold(table.name, before)) or {}).get("inputs", {})
-    computed, carried = days_to_compute(table, old, made_from)
+    last: dict[str, Any] = {}
+    if before:
+        last = footers.read_footer(run.lake.store, run.lake.gold(table.name, before)) or {}
+    why = causes.of_gold(run, table, made_from, last)
+    old: Inputs = last.get("inputs", {})
+    computed, carried = days_to_compute(table, old if is_same else {}, made_from)
     run.lake.store.sweep(run.lake.layer("gold", table.name))
     now = dt.datetime.now(dt.UTC)
     found = snapshots(run, table)
@@ -47,6 +76,7 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
         "identity": identity(run, table, made_from),
         "version": GOLD_VERSION,
         "sql": table.hash,
+        "statement": table.statement,
         "engine": engine.name,
         "inputs": made_from,
         "generated_at": now.isoformat(),
@@ -54,22 +84,24 @@ def build(run: Run, table: Table, engine: Engine, keep: int) -> str:
     paths = {source.name: _paths(run, table, source.name) for source in table.sources}
     job = gold_job(table, paths, computed, now)
     if before and carried:
-        job = dataclasses.replace(job, carried=(run.lake.gold(table.name, before), carried))
+        job = dataclasses.replace(job, carried=[(run.lake.gold(table.name, before), carried)])
     with run.lake.store.publish(run.lake.gold(table.name, name)) as temporary:
         rows = write(table, job, engine, temporary, footers.footer_text(content))
         footers.seal(temporary)
+        restated = 0
+        if before:
+            it = restatements.Replacement(table, before, name, computed, old, made_from, why, logged, now)
+            restated = restatements.prepare(run, it, temporary)
     run.forget_gold_files(table.name)
+    if restated:
+        restatements.settle(run, table)
     prune(run, table, keep)
-    said = counted(rows, "row")
-    if computed is not None:
-        said += f", {counted(len(computed), 'day')} computed, {len(carried):,} carried over"
-    if known and known.version != GOLD_VERSION:
-        said += "; rebuilt because an earlier version of lakejobs made it"
-    elif known and known.sql != table.hash:
-        said += "; rebuilt because its SQL changed"
-    elif known and known.engine != engine.name:
-        said += f"; rebuilt by another engine: {known.engine} → {engine.name}"
-    return said
+    return Built(rows, None if computed is None else len(computed), len(carried), restated, why)
+
+
+def is_alike(table: Table, known: GoldFooter | None, engine: Engine) -> bool:
+    """Whether a snapshot was computed as it would be now, so that its rows can be carried over."""
+    return known is not None and (known.version, known.sql, known.engine) == (GOLD_VERSION, table.hash, engine.name)
 
 
 def days_to_compute(table: Table, old: Inputs, new: Inputs) -> tuple[list[str] | None, list[str]]:
@@ -108,13 +140,13 @@ def gold_job(
 ) -> GoldJob:
     """What a snapshot is built from if it carries nothing over. `paths`: files by source, as in `GoldSource`."""
     sources = [_source(table, source, paths[source.name]) for source in table.sources]
-    return GoldJob(table.statement, table.grain, sources, days, None, generated_at)
+    return GoldJob(table.statement, table.grain, sources, days, (), generated_at)
 
 
 def _source(table: Table, source: Source, paths: Mapping[str, str]) -> GoldSource:
     """What the SQL reads under a source's name."""
     if source.name in domains():
-        return GoldSource(source.name, sql_types(domains()[source.name]), paths, not source.all_days)
+        return GoldSource(source.name, silver_types(domains()[source.name]), paths, not source.all_days)
     is_daily = table.is_by_day and not source.all_days
     if is_daily and not tables()[source.name].is_daily:
         raise LakeError(
@@ -124,18 +156,20 @@ def _source(table: Table, source: Source, paths: Mapping[str, str]) -> GoldSourc
     return GoldSource(source.name, {}, paths, is_daily)
 
 
-def sql_types(domain: Domain) -> dict[str, str]:
-    """The columns of a domain's silver and their SQL types."""
-    return {name: sql_type(kind) for name, kind in domain.columns.items()} | BOOKKEEPING
-
-
 def write(table: Table, job: GoldJob, engine: Engine, path: str, content: str) -> int:
     """Write a snapshot to a local path, with `content` as its footer; returns the number of rows.
 
     Raises LakeError if the SQL cannot be run, or its rows do not have the table's grain.
     """
-    try:
+    with sql_errors(table):
         return engine.gold(job, path, content)
+
+
+@contextlib.contextmanager
+def sql_errors(table: Table) -> Iterator[None]:
+    """Raise LakeError, with the file, for what the engine says of a table's SQL."""
+    try:
+        yield
     except QueryError as error:
         # The engine's line numbers are one higher than the file's.
         said = re.sub(r"\bLINE (\d+)", lambda found: f"line {max(1, int(found[1]) - 1)}", str(error))
@@ -165,17 +199,17 @@ def check_sources(table: Table) -> None:
         raise LakeError(f"{table.path}: its second line names {few(unread)} as a source, but its SQL does not read it")
 
 
-def prune(run: Run, table: Table, keep: int) -> None:
-    """Keep the newest snapshot and `keep` older ones.
+def prune(run: Run, table: Table, keep: Keep) -> None:
+    """Remove the snapshots that need not be kept, and damaged ones.
 
-    Also removes damaged snapshots: they cannot be rebuilt, and readers would fail on them.
+    The latter cannot be rebuilt, and readers would fail on them.
     """
     for snapshot in snapshots(run, table):
         if not footer(run, table, snapshot):
             run.lake.store.remove(run.lake.gold(table.name, snapshot.name))
             run.forget_gold_files(table.name)
-    for snapshot in snapshots(run, table)[: -1 - max(0, keep)]:
-        path = run.lake.gold(table.name, snapshot.name)
+    for name in keep.expired([snapshot.name for snapshot in snapshots(run, table)]):
+        path = run.lake.gold(table.name, name)
         run.lake.store.remove(path)
         run.forget_gold_files(table.name)
         run.state(domains_of(table)[0]).gold_footer(path, None)  # forget it

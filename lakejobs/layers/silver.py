@@ -10,6 +10,7 @@ for `processed_at` of the rows that were there.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,12 @@ from typing import Any
 
 from lakejobs.engine import CsvFile, Engine, SilverJob, SilverResult, Stored
 from lakejobs.engine.sql import READING
+from lakejobs.freshness import causes
 from lakejobs.freshness.domain_state import DomainState
 from lakejobs.freshness.made_by import SILVER_VERSION
 from lakejobs.layers import bronze
 from lakejobs.messages import LakeError, OnProgress, counted, few, log, percent
-from lakejobs.model import Counts, ManifestEntry, SilverFooter
+from lakejobs.model import Cause, Counts, ManifestEntry, SilverFooter
 from lakejobs.quality.evaluation import Validation
 from lakejobs.quality.suite import Suite, load_suite
 from lakejobs.storage import footer
@@ -45,6 +47,8 @@ class Built:
     """See `SilverResult.examples`."""
     new_records: int = 0
     """Records that were read; the others were merged with."""
+    causes: Sequence[Cause] = ()
+    """Why the partitions were stale."""
 
     def __str__(self) -> str:
         """`3 partitions, 12,345 records, 4.1% invalid, 23 duplicates`; after a merge `45 new of 12,345 records`."""
@@ -76,9 +80,12 @@ def build(
     find_manifests(state, dates, engine, on_progress)
     wanted = [date for date in dates if state.expected(date)]
     removed = [date for date in dates if not state.expected(date)]
-    for reason, rebuilt in why_rebuilt(state, wanted).items():
+    before = causes.footers_of(state, dates)
+    why = causes.of_silver(state, dates, before)
+    history = causes.history(why, before)
+    for reason, rebuilt in why_rebuilt(why).items():
         log.info("%s: rebuilding %s: %s", state.domain, counted(len(rebuilt), "partition"), reason)
-    built = Built(removed)
+    built = Built(removed, causes=causes.merged(why))
     if wanted:
         found = sources(state, wanted)
         merged = stored(state, suite, wanted, found) if merge else {}
@@ -91,7 +98,9 @@ def build(
             chunk_rows=chunk_rows,
             stored=merged,
             footers={date: footer_of(state, date) for date in wanted},
-            lineages={date: {"files": files_of(found, date), **made_by} for date in wanted},
+            lineages={
+                date: {"files": files_of(found, date), **made_by, "history": history.get(date, [])} for date in wanted
+            },
         )
         with engine.silver(job, on_progress) as result:
             withheld = result.validation.withheld()
@@ -99,9 +108,17 @@ def build(
             examples = result.examples()
             published = [date for date in wanted if date not in withheld]
             publish(state, published, result, merged, on_progress)
-            built = Built(removed, result.validation, result.counts, withheld, examples, job.new_records)
+            built = dataclasses.replace(
+                built,
+                validation=result.validation,
+                counts=result.counts,
+                withheld=withheld,
+                examples=examples,
+                new_records=job.new_records,
+            )
     for date in removed:
         state.lake.store.remove(state.lake.silver(state.domain, date))
+        state.removed[date] = [str(cause) for cause in why.get(date, ())][: causes.MOST_CAUSES]
         state.published(date)
     return built
 
@@ -175,20 +192,12 @@ def lineage_of(file: CsvFile, entry: ManifestEntry, date: dt.date) -> list[Any]:
     return [file.name, entry.bytes, entry.inspection.sha256, entry.dates[date.isoformat()]]
 
 
-def why_rebuilt(state: DomainState, dates: Sequence[dt.date]) -> dict[str, list[dt.date]]:
+def why_rebuilt(why: Mapping[dt.date, Sequence[Cause]]) -> dict[str, list[dt.date]]:
     """Partitions that are rebuilt for a reason other than their input, by that reason."""
     found: dict[str, list[dt.date]] = {}
-    difference = None
-    for date in dates:
-        if known := state.silver.get(date):
-            if known.version != SILVER_VERSION:
-                found.setdefault("built by an earlier version of lakejobs", []).append(date)
-            elif (known.rules, known.warnings) != (state.made_by.rules_hash, state.made_by.warnings_hash):
-                # The first partition speaks for all: rules change for all of them at once.
-                path = state.lake.silver(state.domain, date)
-                if difference is None and (old := footer.read_footer(state.lake.store, path)):
-                    difference = state.made_by.difference(old["lineage"])
-                found.setdefault(difference or "rules changed", []).append(date)
+    for date, causes_there in why.items():
+        if said := "; ".join(str(cause) for cause in causes_there if cause.kind not in ("file", "target")):
+            found.setdefault(said, []).append(date)
     return found
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+from lakejobs.messages import counted
 
 MOST_BARS = 60
 """Days in a chart. A longer history gets a second chart, by the shortest period that fits."""
 MOST_COLOURS = 5
 """Groups with a colour of their own; all others are drawn as one."""
+MOST_SAID = 3
+"""Lines that a mark says."""
+Marks: TypeAlias = Mapping[dt.date, Sequence[str]]
+"""What is to be said about days, by day."""
 
 
 def ranked(groups: Sequence[tuple[str, float]], whole: float | None) -> list[dict[str, Any]]:
@@ -65,6 +71,7 @@ def timelines(
     values: Callable[[str, dt.date], Mapping[dt.date, Mapping[str, float]]],
     *,
     stacked: bool = True,
+    marks: Marks | None = None,
 ) -> list[dict[str, Any]]:
     """A chart of the last days and, if the history is longer, another one of the whole history.
 
@@ -73,13 +80,12 @@ def timelines(
     since = max(first, last - dt.timedelta(days=MOST_BARS - 1))
     days = periods(since, last, "day")
     caption = f"by day, {since} to {last}" if since < last else str(last)
-    charts = [timeline(caption, days, "day", names, values("day", since), stacked=stacked)]
+    charts = [timeline(caption, days, "day", names, values("day", since), stacked=stacked, marks=marks)]
     if since > first:
         unit = next((unit for unit in UNITS if len(periods(first, last, unit)) <= MOST_BARS), UNITS[-1])
         whole = periods(first, last, unit)
-        charts.append(
-            timeline(f"by {unit}, since {first}", whole, unit, names, values(unit, whole[0]), stacked=stacked)
-        )
+        caption = f"by {unit}, since {first}"
+        charts.append(timeline(caption, whole, unit, names, values(unit, whole[0]), stacked=stacked, marks=marks))
     return charts
 
 
@@ -91,8 +97,9 @@ def timeline(
     values: Mapping[dt.date, Mapping[str, float]],
     *,
     stacked: bool,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
-    """Bars over time, stacked or side by side, negative values downwards.
+    """Bars over time, stacked or side by side, negative values downwards; marks stand above the bars.
 
     Heights in percent from the top, one unit of width per period.
     """
@@ -122,6 +129,10 @@ def timeline(
                 down += value if stacked else 0
         said = [(name, value) for name, value in zip(names, column, strict=True) if value]
         bars.append({"label": named(start, unit), "parts": parts, "said": said})
+
+    def centre(place: int) -> float:
+        return round(100 * (place + 0.5) / len(starts), 2)
+
     every = max(1, math.ceil(len(starts) / 6))
     ticks = [low + step * number for number in range(round((high - low) / step) + 1)]
     labelled = range(0, len(starts), every)
@@ -131,8 +142,30 @@ def timeline(
         "bars": bars,
         "width": width,
         "ticks": [(height(value), compact(value)) for value in ticks],
-        "labels": [(round(100 * (place + 0.5) / len(starts), 2), named(starts[place], unit)) for place in labelled],
+        "labels": [(centre(place), named(starts[place], unit)) for place in labelled],
+        "marks": [
+            {"at": centre(starts.index(start)), "label": named(start, unit), "day": str(day), "said": said}
+            for start, day, said in _marked(marks or {}, unit)
+            if start in starts
+        ],
     }
+
+
+def _marked(marks: Marks, unit: str) -> list[tuple[dt.date, dt.date, list[str]]]:
+    """The periods with marks, the last marked day of each, and what is said of it."""
+    found: dict[dt.date, list[dt.date]] = {}
+    for day in sorted(marks):
+        found.setdefault(begin(day, unit), []).append(day)
+    return [
+        (
+            start,
+            days[-1],
+            list(marks[days[0]][:MOST_SAID])
+            if unit == "day"
+            else [f"{counted(len(days), 'day')} changed after {'it was' if len(days) == 1 else 'they were'} over"],
+        )
+        for start, days in found.items()
+    ]
 
 
 def named(start: dt.date, unit: str) -> str:

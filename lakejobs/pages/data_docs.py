@@ -7,6 +7,7 @@ more than `[lake] keep_validations`.
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import html
 import importlib.resources
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lakejobs.config import lake as settings
 from lakejobs.engine.sql import MALFORMED, OUT_OF_RANGE, TYPE
 from lakejobs.messages import log, percent, span
-from lakejobs.model import Counts
+from lakejobs.model import Counts, digest
 from lakejobs.project import domains
 from lakejobs.quality.evaluation import Validation
 from lakejobs.quality.suite import Rule
@@ -75,9 +76,11 @@ def keep(
     lake.store.sweep(pages)
     stamps = _stamps(lake, domain)
     name = snapshot_name(domain, f"{stamps[-1]}.parquet" if stamps else None, now).removesuffix(".parquet")
-    documents.write_json(lake.store, f"{lake.validations(domain)}/{name}.json", result.to_json_dict())
+    content = copy.deepcopy(result.to_json_dict())  # rendering escapes values in place
     page = f"{pages}/{name}.html"
+    # First the page: the index links those of all results.
     documents.write_text(lake.store, page, render_page(result, summary))
+    documents.write_json(lake.store, f"{lake.validations(domain)}/{name}.json", content)
     prune(lake, domain)
     # Runs of other domains write the index too: the last one must have read what the others kept.
     with lake.lock("data_docs"):
@@ -197,10 +200,14 @@ def newest_page(lake: Lake, domain: str) -> str | None:
 
 
 def prune(lake: Lake, domain: str) -> None:
-    """Remove the oldest results and their pages."""
-    for name in _stamps(lake, domain)[: -max(1, settings().keep_validations)]:
+    """Remove the oldest results and their pages, and pages without a result, which a run that died has left."""
+    stamps, pages = _stamps(lake, domain), f"{lake.data_docs}/validations/{domain}"
+    kept = stamps[-max(1, settings().keep_validations) :]
+    for name in stamps[: -len(kept)]:
         lake.store.remove(f"{lake.validations(domain)}/{name}.json")
-        lake.store.remove(f"{lake.data_docs}/validations/{domain}/{name}.html")
+    for page in lake.store.files(pages):
+        if page.name.removesuffix(".html") not in kept:
+            lake.store.remove(f"{pages}/{page.name}")
 
 
 def page_url(lake: Lake, path: str) -> str:
@@ -253,6 +260,13 @@ def _view() -> Any:
     )
     view.env.filters.update(environment().filters)
     return view
+
+
+@cache
+def looks(*templates: str) -> str:
+    """A hash of templates and of the style."""
+    folder = importlib.resources.files("lakejobs.pages").joinpath("templates")
+    return digest([folder.joinpath(name).read_text("utf-8") for name in (*templates, "style.css")])
 
 
 @cache

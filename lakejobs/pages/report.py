@@ -1,36 +1,41 @@
-"""The lake report: one static page on what the lake holds, how good it is, and what is stale.
+"""The lake report: a static page on what the lake holds, how good it is, and what is stale, and one on each gold table.
 
-The page needs no network and no scripts: its charts are SVG and HTML. Its row counts come from manifests and footers,
-which are known already; of the data itself, only gold tables are read. It contains a hash of everything it was built
-from, and is rebuilt only when that changes.
+The pages need no network and no scripts: their charts are SVG and HTML. Row counts come from manifests and footers,
+which are known already; of the data itself, only gold tables are read. The report contains a hash of everything it
+was built from, and of each table's page, and is rebuilt only when that changes.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import importlib.resources
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lakejobs.engine import QueryError, Rows
-from lakejobs.engine.sql import relations_read, text
+from lakejobs.engine.sql import relations_read
+from lakejobs.freshness import ledger
 from lakejobs.freshness.domain_state import DomainState
+from lakejobs.freshness.restated import RestatedDay, restated_days
 from lakejobs.freshness.runs import Run
 from lakejobs.freshness.snapshots import is_fresh, newest_snapshot
 from lakejobs.messages import LakeError, counted, few, log
 from lakejobs.model import GoldFooter, Landing, digest
-from lakejobs.pages import data_docs
-from lakejobs.pages.charts import MOST_BARS, MOST_COLOURS, begin, ranked, timelines
+from lakejobs.pages import data_docs, table_pages
+from lakejobs.pages.charts import MOST_BARS, begin, timelines
+from lakejobs.pages.gold_charts import draw
+from lakejobs.pages.lineage import Box, picture, upstream_and_down
 from lakejobs.project import broken_domains, domains
 from lakejobs.quality import suite
 from lakejobs.storage import documents
-from lakejobs.tables import Chart, Table, broken_sql, broken_tables, domains_of, tables
+from lakejobs.storage import footer as footers
+from lakejobs.tables import Table, broken_sql, broken_tables, domains_of, tables
 
-MOST_GROUPS = 12
-NOT_GIVEN = "(not given)"
-OTHERS = "(others)"
+MOST_RULES = 12
+MOST_RESTATED = 5
+"""Restated days that are shown of each table."""
 LINEAGE = '<meta name="lineage" content="'
+TABLES = '<meta name="tables" content="'
 
 
 def publish(run: Run, visualiser: str) -> bool:
@@ -41,16 +46,34 @@ def publish(run: Run, visualiser: str) -> bool:
     lake = run.lake
     with lake.lock("report"):
         states = look(run)
-        made_from = identity(run, states)
-        if _lineage_of_page(run) == made_from:
+        failed = last_failures(run, states)
+        made_from = identity(run, states, failed)
+        if _lineage_of_page(run) == made_from and table_pages.are_known(run, _pages_known(run)):
             return False
         # Looked up once: another worker may publish a newer snapshot meanwhile.
         gold = {table.name: newest_snapshot(run, table) for table in tables_of(states)}
         paths = {name: lake.gold(name, snapshot) for name, (snapshot, _) in gold.items() if snapshot}
+        restated = restated_days(run, tables())
+        by_domain = {domain: domain_facts(run, domain, state, failed) for domain, state in states.items()}
         with run.engine.tables(paths) as rows:
-            facts = [gold_facts(run, table, gold[table.name][1], rows) for table in tables_of(states)]
-            page = render(run, states, facts, made_from, visualiser, rows)
+            facts = {
+                table.name: gold_facts(run, table, gold[table.name][1], rows, restated[table.name], failed)
+                for table in tables_of(states)
+            }
+            origins = table_pages.Origins(run)
+            boxes = lineage_of(states, by_domain, facts)
+            about = {}
+            for name, known in facts.items():
+                shown = table_pages.facts_of(run, tables()[name], known, by_domain, rows, origins)
+                about[name] = shown | {"picture": picture(upstream_and_down(boxes, f"gold {name}"))}
+            origins.save()
+        for name in (*tables(), *broken_tables()):
+            about.setdefault(
+                name, table_pages.unknown(run, name, broken_tables().get(name) or _unreadable(states, name))
+            )
         lake.store.sweep("quality")
+        pages = table_pages.publish(run, about, _pages_known(run), visualiser)
+        page = render(states, by_domain, facts, made_from, visualiser, picture(boxes), pages)
         documents.write_text(lake.store, lake.report, page)
     return True
 
@@ -58,7 +81,9 @@ def publish(run: Run, visualiser: str) -> bool:
 def is_of_now(run: Run) -> bool:
     """Whether nothing in the lake is stale and the page was built from its current content."""
     states = look(run)
-    return not any(due(run, state) for state in states.values()) and _lineage_of_page(run) == identity(run, states)
+    if any(due(run, state) for state in states.values()):
+        return False
+    return _lineage_of_page(run) == identity(run, states, {}) and table_pages.are_known(run, _pages_known(run))
 
 
 def look(run: Run) -> dict[str, DomainState | LakeError]:
@@ -74,18 +99,36 @@ def look(run: Run) -> dict[str, DomainState | LakeError]:
     return states
 
 
+def last_failures(run: Run, states: Mapping[str, DomainState | LakeError]) -> dict[str, str]:
+    """Why the last run could not build domains and tables, by name, if anything is due."""
+    if not any(due(run, state) for state in states.values()):
+        return {}
+    try:
+        last = {(entry.task, entry.name): entry for entry in ledger.last_run(run.lake)}
+    except QueryError as error:
+        log.warning("the run ledger cannot be read: %s", error)
+        return {}
+    return {entry.name: entry.reason for entry in last.values() if entry.outcome == ledger.FAILED}
+
+
 def due(run: Run, state: DomainState | LakeError) -> list[str]:
     """What is stale in a domain, in words. At the end of a run: what it could not rebuild."""
     if isinstance(state, LakeError):
         return [str(state)]
-    undone = []
-    if landings := state.stale_landings():
-        undone.append(f"bronze: {counted(len(landings), 'landing date')} ({few(landings, 3)})")
-    if dates := state.stale_dates():
-        undone.append(f"silver: {counted(len(dates), 'event date')} ({few(dates, 3)})")
+    undone = [f"{layer}: {what}" for layer, what in due_below(state)]
     stale = [table.name for table in tables().values() if state.domain in domains_of(table) and _is_stale(run, table)]
     if names := [*stale, *broken_readers(state.domain)]:
         undone.append(f"gold: {few(names)}")
+    return undone
+
+
+def due_below(state: DomainState) -> list[tuple[str, str]]:
+    """What is stale in a domain below gold: the layer, and its dates in words."""
+    undone = []
+    if landings := state.stale_landings():
+        undone.append(("bronze", f"{counted(len(landings), 'landing date')} ({few(landings, 3)})"))
+    if dates := state.stale_dates():
+        undone.append(("silver", f"{counted(len(dates), 'event date')} ({few(dates, 3)})"))
     return undone
 
 
@@ -117,9 +160,9 @@ def tables_of(states: Mapping[str, DomainState | LakeError]) -> list[Table]:
     return found
 
 
-def identity(run: Run, states: Mapping[str, DomainState | LakeError]) -> str:
-    """A hash of everything the page shows; the same for the same lake, wherever it is."""
-    parts: list[Any] = [_looks()]
+def identity(run: Run, states: Mapping[str, DomainState | LakeError], failed: Mapping[str, str]) -> str:
+    """A hash of everything the page shows; the same for the same lake, wherever it is. `failed`: `last_failures`."""
+    parts: list[Any] = [_looks(), failed]
     for domain, state in states.items():
         parts.append([domain, due(run, state)])
         if isinstance(state, DomainState):
@@ -135,56 +178,109 @@ def identity(run: Run, states: Mapping[str, DomainState | LakeError]) -> str:
 
 
 def _looks() -> str:
-    """A hash that changes with the page's template, its style, and its charts."""
-    folder = importlib.resources.files("lakejobs.pages").joinpath("templates")
-    shown = [folder.joinpath(name).read_text("utf-8") for name in ("report.html", "style.css")]
-    return digest([*shown, catalogue(), [repr(table.charts) for table in tables().values()], dict(broken_tables())])
+    """A hash that changes with the templates and the charts."""
+    charts = [repr(table.charts) for table in tables().values()]
+    looks = data_docs.looks("report.html", "table.html", "macros.html")
+    return digest([looks, catalogue(), charts, dict(broken_tables())])
 
 
 def _lineage_of_page(run: Run) -> str | None:
-    head = documents.read_text(run.lake.store, run.lake.report, 1000) or ""
-    return head.partition(LINEAGE)[2].partition('"')[0] or None
+    return _head(run, LINEAGE) or None
+
+
+def _pages_known(run: Run) -> dict[str, str]:
+    """What the tables' pages were made from, by table, as the last report knew it."""
+    return dict(zip(*[iter(_head(run, TABLES).split())] * 2, strict=False))
+
+
+def _head(run: Run, name: str) -> str:
+    """What the head of the published page says."""
+    head = documents.read_text(run.lake.store, run.lake.report, 1000 + 200 * len(tables())) or ""
+    return head.partition(name)[2].partition('"')[0]
+
+
+def _unreadable(states: Mapping[str, DomainState | LakeError], table: str) -> str:
+    """Why nothing can be said about a table."""
+    found = [states[domain] for domain in domains_of(tables()[table])]
+    return few([str(state) for state in found if isinstance(state, LakeError)])
 
 
 def render(
-    run: Run,
     states: Mapping[str, DomainState | LakeError],
-    tables_known: Sequence[dict[str, Any]],
+    by_domain: Mapping[str, Mapping[str, Any]],
+    gold: Mapping[str, Mapping[str, Any]],
     made_from: str,
     visualiser: str,
-    rows: Rows,
+    drawn: Mapping[str, Any],
+    pages: Mapping[str, str],
 ) -> str:
-    """The page as HTML."""
+    """The page as HTML. `by_domain` and `gold`: facts by domain and table. `drawn`: the picture of the lineage."""
     known = {domain: state for domain, state in states.items() if isinstance(state, DomainState)}
-    gold = {facts["name"]: facts for facts in tables_known}
     return data_docs.environment().get_template("report.html").render(
-        lineage=made_from,
+        made_from=made_from,
+        pages=" ".join(f"{name} {hashed}" for name, hashed in pages.items()),
         style=data_docs.style(),
         made_at=dt.datetime.now(dt.UTC),
         visualiser=visualiser,
-        domains=[domain_facts(run, domain, state) for domain, state in states.items()],
+        domains=[*by_domain.values()],
         rules=failing_rules(known.values()),
         catalogue=catalogue(),
         broken_tables=broken_tables(),
-        gold=sorted(tables_known, key=lambda facts: str(facts["name"])),
+        restated=[day for name in sorted(gold) for day in gold[name]["restated"][:MOST_RESTATED]],
+        gold=[gold[name] for name in sorted(gold)],
         charts=[
-            drawn
+            chart | {"table": table.name}
             for table in sorted(tables_of(states), key=_place)
-            if gold.get(table.name, {}).get("rows")
-            for chart in table.charts
-            if (drawn := draw(table, chart, rows, is_fresh=gold[table.name]["is_fresh"]))
+            for chart in gold[table.name]["charts"]
         ],
+        picture=drawn,
     )  # fmt: skip
+
+
+def lineage_of(
+    states: Mapping[str, DomainState | LakeError],
+    by_domain: Mapping[str, Mapping[str, Any]],
+    gold: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Box]:
+    """What is made from what in the whole lake. `by_domain` and `gold`: facts by domain and table."""
+    boxes: dict[str, Box] = {}
+    for domain, state in states.items():
+        lands = silver = "cannot be read"
+        lands_state = silver_state = "bad"
+        known = by_domain[domain]
+        if isinstance(state, DomainState):
+            lands = counted(known["landed_records"], "record")
+            silver = f"{known['valid']:,} of {counted(known['rows'], 'row')} valid"
+            lands_state = "bad" if state.stale_landings() else "good"
+            silver_state = "bad" if lands_state == "bad" or state.stale_dates() else "good"
+        page = f"data_docs/{known['page']}" if known["page"] else None
+        boxes[f"bronze {domain}"] = Box("bronze", domain, lands, lands_state)
+        boxes[f"silver {domain}"] = Box("silver", domain, silver, silver_state, [f"bronze {domain}"], page)
+    for name, table in tables().items():
+        known = gold.get(name) or {"is_fresh": False, "rows": None}
+        said = "no snapshot" if known["rows"] is None else counted(known["rows"], "row")
+        reads = [
+            f"silver {source.name}" if source.name in domains() else f"gold {source.name}" for source in table.sources
+        ]
+        boxes[f"gold {name}"] = Box(
+            "gold", name, said, "good" if known["is_fresh"] else "bad", reads, f"tables/{name}.html"
+        )
+    for name in broken_tables():
+        read = relations_read(broken_sql().get(name, "")) or set()
+        reads = [key for source in sorted(read) for key in (f"silver {source}", f"gold {source}") if key in boxes]
+        boxes[f"gold {name}"] = Box("gold", name, "broken", "bad", reads, f"tables/{name}.html")
+    return boxes
 
 
 # ------------------------------------------------------------------------------------------------ what is known
 
 
-def domain_facts(run: Run, domain: str, state: DomainState | LakeError) -> dict[str, Any]:
+def domain_facts(run: Run, domain: str, state: DomainState | LakeError, failed: Mapping[str, str]) -> dict[str, Any]:
     """What the page shows about a domain: its state, its rows by layer and by day, and its problem files."""
     undone = due(run, state)
     page = data_docs.newest_page(run.lake, domain)
-    facts: dict[str, Any] = {"name": domain, "due": undone, "reasons": _reasons(domain) if undone else [], "page": page}
+    reasons = _reasons(domain, failed) if undone else []
+    facts: dict[str, Any] = {"name": domain, "due": undone, "reasons": reasons, "page": page}
     if isinstance(state, LakeError):
         return {**facts, "is_empty": True, "charts": [], "days": [], "rejected": [], "notes": [], "warnings": []}
     fates = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")
@@ -265,8 +361,8 @@ def _by_period(
     return {date: dict(values) for date, values in sums.items()}
 
 
-def _reasons(domain: str) -> list[str]:
-    """Why a domain is stale, if its rules or the files of its tables are; the run's log has all other reasons."""
+def _reasons(domain: str, failed: Mapping[str, str]) -> list[str]:
+    """Why a domain is stale, if its rules or the files of its tables are broken, or the last run failed to build it."""
     if domain not in domains():
         return []
     reasons = list(broken_readers(domain).values())
@@ -274,7 +370,8 @@ def _reasons(domain: str) -> list[str]:
         suite.load_suite(domains()[domain])
     except LakeError as error:
         reasons.insert(0, str(error))
-    return reasons
+    names = [domain, *(table.name for table in tables().values() if domain in domains_of(table))]
+    return list(dict.fromkeys([*reasons, *(failed[name] for name in names if name in failed)]))
 
 
 def _files(state: DomainState, what: Callable[[Landing], Mapping[str, str | Sequence[str]]]) -> list[tuple[str, str]]:
@@ -305,7 +402,7 @@ def failing_rules(states: Iterable[DomainState]) -> list[dict[str, Any]]:
             }
             for code, failing in failures.items()
         ]
-    return sorted(found, key=lambda rule: -int(str(rule["rows"])))[:MOST_GROUPS]
+    return sorted(found, key=lambda rule: -int(str(rule["rows"])))[:MOST_RULES]
 
 
 def _rule_notes(domain: str) -> dict[str, str]:
@@ -317,111 +414,47 @@ def _rule_notes(domain: str) -> dict[str, str]:
     return {code: note if isinstance(note, str) else " ".join(note) for code, note in notes.items()}
 
 
-def gold_facts(run: Run, table: Table, footer: GoldFooter | None, rows: Rows) -> dict[str, Any]:
+def gold_facts(
+    run: Run,
+    table: Table,
+    footer: GoldFooter | None,
+    rows: Rows,
+    restated: Sequence[RestatedDay],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
     """What the page shows about a gold table's newest snapshot, if there is one."""
+    below = [
+        f"{layer} {domain} is not up to date: {what}"
+        for domain in domains_of(table)
+        for layer, what in due_below(run.state(domain))
+    ]
+    is_built = is_fresh(run, table)
     facts: dict[str, Any] = {
-        "name": table.name,
-        "domain": ", ".join(domains_of(table)),
-        "is_fresh": is_fresh(run, table),
-        "rows": None,
-    }
+        "name": table.name, "is_fresh": is_built and not below, "due_below": below, "rows": None, "charts": [],
+        "restated": restated,
+        "warnings": [warning for domain in domains_of(table) for warning in run.state(domain).warnings],
+        "failed": [failed[name] for name in (*domains_of(table), table.name) if name in failed],
+    }  # fmt: skip
     if footer is None:
         return facts
     newest = "max(date)" if table.is_daily else "null"
     ((count, date),) = rows.rows(f"select count(*), {newest} from {table.name}")
-    return {**facts, "rows": count, "newest_date": date, "made_at": dt.datetime.fromisoformat(footer.generated_at)}
-
-
-# ------------------------------------------------------------------------------------------------ gold as charts
+    statement = table.statement
+    if footer.sql != table.hash:
+        snapshot, _ = newest_snapshot(run, table)
+        content = footers.read_footer(run.lake.store, run.lake.gold(table.name, snapshot or ""), verify=False) or {}
+        statement = content.get("statement", "")
+    marks = table_pages.marks(restated)
+    drawn = [draw(table, chart, rows, is_fresh=is_built, marks=marks) for chart in table.charts if count]
+    return facts | {
+        "rows": count,
+        "newest_date": date,
+        "statement": statement,
+        "made_at": dt.datetime.fromisoformat(footer.generated_at),
+        "charts": [chart for chart in drawn if chart],
+    }
 
 
 def _place(table: Table) -> tuple[int, int, str]:
     """Sort key for tables in the report: by domain, the coarser grain first."""
     return list(domains()).index(domains_of(table)[0]), len(table.grain), table.name
-
-
-def draw(table: Table, chart: Chart, rows: Rows, *, is_fresh: bool) -> dict[str, Any] | None:
-    """A chart for the template; None if it cannot be drawn because the table is stale."""
-    head = {"title": chart.title, "note": chart.note}
-    there = [str(name) for name, *_ in rows.rows(f"describe {table.name}")]
-    unknown = [column for column in chart.columns if column not in map(str.lower, there)]
-    trouble = f"{table.name} has no column {few(unknown)} to chart; it has {few(there, 50)}"
-    if not unknown:
-        try:
-            for _, column in chart.series:
-                strange = f"select count(*) from {table.name} where not isfinite(cast({column} as double))"
-                ((count,),) = rows.rows(strange)
-                if count:
-                    raise QueryError(f"{column} is infinite or no number in {counted(count, 'row')}")
-            return head | (_over_time(chart, table.name, rows) if table.is_daily else _ranking(chart, table.name, rows))
-        except QueryError as error:
-            trouble = f"this chart cannot be drawn: {' '.join(str(error).split())}"
-    if not is_fresh:
-        return None
-    trouble = f"{table.path}, line {chart.line}: {trouble}"
-    log.warning("%s", trouble)
-    return head | {"trouble": trouble}
-
-
-def _named(chart: Chart) -> str:
-    """SQL for a group's name, from the values of its columns."""
-    parts = [f"coalesce({', '.join(f'cast({c} as varchar)' for c in group)}, {text(NOT_GIVEN)})" for group in chart.by]
-    return f"concat_ws(' · ', {', '.join(parts)})"
-
-
-def _over_time(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
-    """A chart's groups by size, and their values over time.
-
-    Values that do not add up, such as averages, are averaged. Unless they are parts of a whole, the groups are side by
-    side, and only those with a colour are shown over time.
-    """
-    figure = "cast(sum(value) as double)" if chart.adds_up else "cast(avg(value) as double)"
-    source = " union all ".join(
-        f"select date, {_named(chart) if chart.by else text(name)} as name, {column} as value from {table}"
-        for name, column in chart.series
-    )
-    groups = rows.rows(
-        f"select name, {figure} as figure from ({source}) as named group by name "
-        f"having count(case when value <> 0 then 1 end) > 0 order by abs({figure}) desc, name"
-    )
-    ((first, last),) = rows.rows(f"select min(date), max(date) from ({source}) as named")
-    names = [name for name, _ in groups[:MOST_COLOURS]]
-    is_coloured = f"name in ({', '.join(map(text, names))})" if names else "false"
-    shown = f"case when {is_coloured} then name else {text(OTHERS)} end"
-    if chart.has_shares and len(groups) > MOST_COLOURS:
-        names.append(OTHERS)
-
-    def values(unit: str, since: dt.date) -> dict[dt.date, dict[str, float]]:
-        found: dict[dt.date, dict[str, float]] = defaultdict(dict)
-        period = f"cast(date_trunc('{unit}', date) as date)"
-        for start, name, value in rows.rows(
-            f"select {period}, {shown}, {figure} from ({source}) as named "
-            f"where date >= date '{since}' group by {period}, {shown}"
-        ):
-            found[start][name] = value or 0.0
-        return found
-
-    return {
-        "groups": ranked(groups[:MOST_GROUPS], sum(abs(total) for _, total in groups) if chart.has_shares else None),
-        "left_out": len(groups) - MOST_GROUPS,
-        "total": sum(total for _, total in groups) if chart.has_shares else None,
-        "is_average": not chart.adds_up,
-        "shown": len(names) if len(groups) > len(names) else None,
-        "charts": timelines(first, last, names, values, stacked=chart.has_shares),
-    }
-
-
-def _ranking(chart: Chart, table: str, rows: Rows) -> dict[str, Any]:
-    """The highest and the lowest rows of a table."""
-    (_, column), *_ = chart.series
-    name = _named(chart) if chart.by else text(column)
-    query = f"select {name}, cast({column} as double) from {table} where {column} is not null"
-    ((count, below, whole),) = rows.rows(
-        f"select count(*), count(case when {column} < 0 then 1 end), cast(sum(abs({column})) as double) from {table}"
-    )
-    half = MOST_GROUPS // 2
-    highest = rows.rows(f"{query} order by {column} desc, 1 limit {half}")
-    whole = whole if chart.has_shares and not below else None
-    left = max(0, min(half, count - len(highest)))
-    lowest = rows.rows(f"{query} order by {column}, 1 desc limit {left}")
-    return {"count": count, "below": below, "groups": ranked(highest + lowest[::-1], whole), "charts": []}

@@ -14,6 +14,7 @@ A critical rule withholds a partition if it fails as a table rule, or if fewer r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -504,6 +505,19 @@ def _configuration(suite: Suite, rule: Rule, domain: Domain) -> tuple[Any, bool,
     row_level = issubclass(implementation, maps) and rule.type not in OF_TYPE
     is_known = implementation.__module__.startswith("great_expectations.")
     return built[0], row_level, row_level and is_known and rule.type not in NOT_ROW_LOCAL
+
+
+def modules_of_own(suite: Suite) -> list[str]:
+    """The modules that define expectations of a suite which are not Great Expectations' own."""
+    from great_expectations import exceptions
+    from great_expectations.expectations.registry import get_expectation_impl
+
+    found = set()
+    for rule in suite.rules:
+        import_expectation(rule.type)
+        with contextlib.suppress(exceptions.ExpectationNotFoundError):  # told where the rule is evaluated
+            found.add(get_expectation_impl(rule.type).__module__)
+    return sorted(name for name in found if not name.startswith("great_expectations."))
 
 
 def _moment(value: Any) -> Any:

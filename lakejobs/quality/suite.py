@@ -19,6 +19,8 @@ from lakejobs.messages import LakeError
 from lakejobs.model import Domain
 
 SEVERITIES = ("critical", "warning", "info")
+BROKEN = "broken: "
+"""How the hash of a suite that cannot be loaded begins; the rest is the error."""
 WORDS = ("id", "description", "notes", "rendered_content")
 """Parts of an expectation that describe it and do not affect its verdict."""
 # Expectations about which columns a table has: they may name columns that the domain lacks.
@@ -44,14 +46,17 @@ class Rule:
         return float((self.content.get("kwargs") or {}).get("mostly", 1))
 
     @property
-    def hash(self) -> str:
-        """Changes with whatever affects a verdict, but not with notes or other text about the rule."""
-        decisive = {key: value for key, value in self.content.items() if key not in WORDS} | {
+    def decisive(self) -> dict[str, Any]:
+        """Whatever affects a verdict, without notes or other text about the rule."""
+        return {key: value for key, value in self.content.items() if key not in WORDS} | {
             "kwargs": self.content.get("kwargs") or {},
             "meta": {"code": self.code},
             "severity": self.severity,
         }
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def is_across(self) -> bool:
@@ -97,9 +102,17 @@ def rule_hashes(domain: Domain) -> tuple[dict[str, str], dict[str, str]]:
     try:
         rules = load_suite(domain).rules
     except (LakeError, RecursionError) as error:
-        return {"": f"broken: {error}"}, {}
+        return {"": f"{BROKEN}{error}"}, {}
     critical = {rule.code: rule.hash for rule in rules if rule.severity == "critical"}
     return critical, {rule.code: rule.hash for rule in rules if rule.code not in critical}
+
+
+def rule_texts(domain: Domain) -> dict[str, Any]:
+    """What was hashed of each rule, by code; empty for a suite that cannot be loaded."""
+    try:
+        return {rule.code: rule.decisive for rule in load_suite(domain).rules}
+    except (LakeError, RecursionError):
+        return {}
 
 
 def load_suite(domain: Domain) -> Suite:

@@ -114,6 +114,9 @@ class Store(Protocol):
     def version(self, handle: BinaryIO) -> str:
         """The current version of an open file."""
 
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        """Some bytes of a file, which must have them. Raises MissingError if it does not exist."""
+
     def publish(self, path: str, *, durable: bool = True, replaces: str | None = ANY) -> AbstractContextManager[str]:
         """Publish a file whole or not at all: yields a local path to write the content to.
 
@@ -138,3 +141,12 @@ class Store(Protocol):
 
     def scratch(self, name: str) -> AbstractContextManager[str]:
         """A directory on a local disk for what does not fit in memory. Removes those of dead runs."""
+
+    def shared(self, name: str) -> AbstractContextManager[str]:
+        """A directory of the store, by its path there, in which other processes publish files for this one to take.
+
+        Removes those of dead runs. Requires a lock that nobody else with this name holds.
+        """
+
+    def take(self, path: str, target: str) -> None:
+        """Move a file of a shared directory to a local path."""

@@ -8,9 +8,16 @@
     datalake/quality/validations/<domain>/*.json                          Great Expectations results
     datalake/quality/validations/<domain>/_index.json                     their entries in the index (a cache)
     datalake/quality/data_docs/                                           the Data Docs site
+    datalake/quality/runs/month=YYYY-MM/*.parquet                         what each run did, task by task
+    datalake/quality/restatements/<table>/*.parquet                       cells of closed days that changed, for good
+    datalake/quality/restatements/_brief.json                             the last of them in brief (a cache)
     datalake/quality/report.html                                          the lake report
+    datalake/quality/tables/<table>.html                                  the report on each gold table
+    datalake/quality/tables/_origins.json                                 where their columns come from (a cache)
+    datalake/lake.duckdb                                                  views of silver and gold, for SQL tools
+    datalake/_views.json                                                  what these views were made from (a cache)
     datalake/_facts_<domain>.json                                         what is known about each file (a cache)
-    datalake/_lock_<domain>, _lock_data_docs, _lock_report                locks, held while a run writes
+    datalake/_lock_<domain>, _lock_data_docs, _lock_report, _lock_views   locks, held while a run writes
 
 Names that begin with `_` or `.` are bookkeeping and never end in `.parquet` or `.csv`, so a reader's glob matches data
 only. A file appears under its final name whole or not at all: it is written next to it as `_tmp-…`, synced to the disk,
@@ -30,13 +37,17 @@ from typing import TypeVar
 from lakejobs.config import lake as settings
 from lakejobs.storage import File, Lease, Listing, Store
 from lakejobs.storage.deliveries import is_delivery
-from lakejobs.storage.local import LocalStore
+from lakejobs.storage.local import LocalStore, absolute
 
 Kind = TypeVar("Kind")
 
 PARTITION_DEPTH = 3
 PARTITION = re.compile(r"year=(\d{4})/month=(\d\d)/day=(\d\d)")
 SNAPSHOT = r"_(\d{8}_\d{6}_\d{6})\.parquet"
+STAMP = "%Y%m%d_%H%M%S_%f"
+"""The UTC time in a snapshot's name."""
+SILVER_GLOB = "silver/{domain}/year=*/month=*/day=*/{domain}.parquet"
+SNAPSHOT_GLOB = "_" + "_".join("[0-9]" * digits for digits in (8, 6, 6)) + ".parquet"
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,22 @@ class Lake:
     def validations(self, domain: str) -> str:
         return f"quality/validations/{domain}"
 
+    def run_log(self, began: dt.datetime, run: str, process: int) -> str:
+        """The ledger of one process of a run."""
+        return f"quality/runs/month={began:%Y-%m}/{began.strftime(STAMP)}_{run}_{process}.parquet"
+
+    def run_logs(self) -> list[str]:
+        """The directories of the ledger, the latest last."""
+        found = self.store.listings("quality/runs", 1, lambda name: name.endswith(".parquet"))
+        return [f"quality/runs/{month}" for month in sorted(found)]
+
+    def restatements(self, table: str) -> str:
+        return f"quality/restatements/{table}"
+
+    @property
+    def restated_in_brief(self) -> str:
+        return "quality/restatements/_brief.json"
+
     @property
     def data_docs(self) -> str:
         return "quality/data_docs"
@@ -78,6 +105,26 @@ class Lake:
     @property
     def report(self) -> str:
         return "quality/report.html"
+
+    @property
+    def table_pages(self) -> str:
+        return "quality/tables"
+
+    def table_page(self, table: str) -> str:
+        return f"{self.table_pages}/{table}.html"
+
+    @property
+    def origins(self) -> str:
+        return f"{self.table_pages}/_origins.json"
+
+    @property
+    def views(self) -> str | None:
+        """The file of views; None in an object store, which the tools that open it could not read."""
+        return None if "://" in self.store.root else "lake.duckdb"
+
+    @property
+    def views_made_from(self) -> str:
+        return "_views.json"
 
     def facts(self, domain: str) -> str:
         return f"_facts_{domain}.json"
@@ -97,6 +144,11 @@ class Lake:
     def landed(self, domain: str) -> dict[dt.date, Listing]:
         """The deliveries in all of a domain's bronze partitions, by date."""
         return by_date(self.store.listings(self.layer("bronze", domain), PARTITION_DEPTH, is_delivery))
+
+    def snapshots(self, table: str) -> list[File]:
+        """The snapshots of a gold table, the newest last."""
+        found = self.store.files(self.layer("gold", table))
+        return [file for file in found if re.fullmatch(re.escape(table) + SNAPSHOT, file.name)]
 
     def published(self, domain: str) -> dict[dt.date, File]:
         """The files of all of a domain's silver partitions, by date."""
@@ -121,6 +173,11 @@ def open_store(root: str, lease: float) -> Store:
     from lakejobs.storage.objects import ObjectStore
 
     return ObjectStore(root, lease)
+
+
+def reachable(root: str) -> str:
+    """The root of a store, for other processes, whose working directory is another."""
+    return root if "://" in root else absolute(root)
 
 
 def by_date(found: Mapping[str, Kind]) -> dict[dt.date, Kind]:
@@ -149,6 +206,6 @@ def partition_date(path: str) -> dt.date:
 def snapshot_name(table: str, last: str | None, now: dt.datetime) -> str:
     """A name that sorts after the last snapshot's, even if the clock was set back."""
     if last and (found := re.search(f"{SNAPSHOT}$", last)):
-        previous = dt.datetime.strptime(found[1], "%Y%m%d_%H%M%S_%f").replace(tzinfo=dt.UTC)
+        previous = dt.datetime.strptime(found[1], STAMP).replace(tzinfo=dt.UTC)
         now = max(now, previous + dt.timedelta(microseconds=1))
-    return f"{table}_{now:%Y%m%d_%H%M%S_%f}.parquet"
+    return f"{table}_{now.strftime(STAMP)}.parquet"

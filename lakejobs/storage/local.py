@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from lakejobs.messages import LakeError, log
@@ -127,6 +127,11 @@ class LocalStore:
     def version(self, handle: BinaryIO) -> str:
         return _file("", os.fstat(handle.fileno())).version
 
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        with self.reading(path) as handle:
+            handle.seek(start)
+            return handle.read(size)
+
     # -------------------------------------------------------------------------------------------- publishing
 
     @contextlib.contextmanager
@@ -226,6 +231,16 @@ class LocalStore:
                 finally:
                     _remove_tree(path)
                 return
+
+    @contextlib.contextmanager
+    def shared(self, name: str) -> Iterator[str]:
+        with self.scratch(name) as directory:
+            yield os.path.relpath(directory, self.root)
+
+    def take(self, path: str, target: str) -> None:
+        source = self.location(path)
+        with explained(f"cannot move {source} to {target}"):
+            shutil.move(source, target)
 
 
 class LocalLease:
@@ -327,19 +342,11 @@ def copy(source: BinaryIO, path: str) -> None:
         shutil.copyfileobj(source, target)
 
 
-def copy_part(source: str, path: str, start: int, end: int) -> None:
-    """Copy the first line of a file, and its bytes from `start` to `end`."""
-    with reading(source) as given, explained(f"cannot write {path}"), open(path, "wb") as target:
-        target.write(given.readline())
-        given.seek(start)
-        while start < end and (some := given.read(min(end - start, 1 << 20))):
-            start += target.write(some)
-
-
-def move(source: str, path: str) -> None:
-    """Give a file another path, perhaps on another file system."""
-    with explained(f"cannot move {source} to {path}"):
-        shutil.move(source, path)
+def write(path: str, chunks: Iterable[bytes]) -> None:
+    """Write a file to a local path."""
+    with explained(f"cannot write {path}"), open(path, "wb") as target:
+        for chunk in chunks:
+            target.write(chunk)
 
 
 def absolute(path: str) -> str:

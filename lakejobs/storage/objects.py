@@ -45,6 +45,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 import weakref
@@ -53,7 +54,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from lakejobs.messages import LakeError, log
-from lakejobs.storage import ANY, ChangedError, File, Listing, MissingError
+from lakejobs.storage import ANY, TEMPORARY, ChangedError, File, Listing, MissingError
 from lakejobs.storage.local import LocalStore, explained
 
 if TYPE_CHECKING:
@@ -75,9 +76,14 @@ PATIENCE = 60.0
 """Seconds to go on trying a request that the store does not answer, or not with success."""
 REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 """Codes of S3's answers to those who may not ask."""
+NO_ANSWER = "no answer from "
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 PAUSE = 0.5
 """The longest pause, in seconds, between two looks at a lock that another run holds."""
+
+
+class UnansweredError(LakeError):
+    """A request was not answered, however often it was repeated."""
 
 
 class ObjectStore:
@@ -93,9 +99,12 @@ class ObjectStore:
     def __init__(self, root: str, lease: float = 60) -> None:
         """`lease`: seconds after which the lock of a dead process is taken over."""
         self.root, self.lease = root, lease
-        self._client = _client(root, PATIENCE)
         # A lease that cannot be renewed in time is lost.
-        self._lock_client = _client(root, min(PATIENCE, lease / 2))
+        self._lock_patience = min(PATIENCE, lease / 2)
+        self._clients = {patience: _client(root, patience) for patience in (PATIENCE, self._lock_patience, 0)}
+        self._is_silent = False
+        """A request went unanswered for long. Until one is answered, each is made only once: a run that is cut off ends
+        soon, instead of trying every task for long."""
         self._leases: list[ObjectLease] = []
         self._others: dict[str, list[str]] = {}
         """What the last listing of a directory has shown besides files, for whoever asks for that next."""
@@ -109,6 +118,10 @@ class ObjectStore:
 
     def exists(self) -> bool:
         return True  # a prefix needs no making; that a bucket is missing, every request says
+
+    def _client(self, patience: float | None = None) -> Client:
+        """The client that tries for `patience` seconds, by default PATIENCE."""
+        return self._clients[0 if self._is_silent else patience or PATIENCE]()
 
     # -------------------------------------------------------------------------------------------- looking
 
@@ -181,7 +194,7 @@ class ObjectStore:
         return str(handle.version)  # type: ignore[attr-defined]
 
     def _download(
-        self, path: str, handle: BinaryIO, known: str | None = None, client: Callable[[], Client] | None = None
+        self, path: str, handle: BinaryIO, known: str | None = None, patience: float | None = None
     ) -> ObjectMeta | None:
         """Download a file and return what is known about it; None if it is still the `known` version."""
         import obstore
@@ -191,15 +204,21 @@ class ObjectStore:
             handle.seek(0)
             handle.truncate()
             try:
-                found = obstore.get((client or self._client)(), path, options={"if_none_match": known} if known else {})
+                found = obstore.get(self._client(patience), path, options={"if_none_match": known} if known else {})
             except NotModifiedError:
                 return None
             for chunk in found.stream(min_chunk_size=1 << 20):
                 handle.write(chunk)
             return found.meta
 
-        with self._explained("read", path):
+        with self._explained("read", path, patience):
             return _twice(get)
+
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        import obstore
+
+        with self._explained("read", path):
+            return bytes(_twice(lambda: obstore.get_range(self._client(), path, start=start, length=size)))
 
     def on_disk(self, paths: Sequence[str]) -> list[str]:
         if not paths:
@@ -285,7 +304,7 @@ class ObjectStore:
             # The library cannot delete conditionally, but it can sign requests.
             url = obstore.sign(cast("Any", self._client()), "DELETE", path, dt.timedelta(seconds=PATIENCE))
             request = urllib.request.Request(url, method="DELETE", headers={"If-Match": _version(seen)})  # noqa: S310
-            for pause in (0.1, 0.5, 2, 8, 0):
+            for pause in (0,) if self._is_silent else (0.1, 0.5, 2, 8, 0):
                 try:
                     with urllib.request.urlopen(request, timeout=PATIENCE / 2):  # noqa: S310
                         return
@@ -300,7 +319,11 @@ class ObjectStore:
                 except OSError as error:
                     failed = error
                 time.sleep(pause)
-            raise LakeError(f"cannot remove {self.location(path)}: {failed}") from failed
+            what = f"cannot remove {self.location(path)}"
+            if isinstance(failed, urllib.error.HTTPError):
+                said = failed.read().decode(errors="replace")
+                raise LakeError(f"{what}: {_reason(f'{failed.code} {failed.reason} {said}')}") from failed
+            raise UnansweredError(f"{what}: {_no_answer(url)}") from failed
 
     def sweep(self, directory: str) -> None:
         """Nothing: no unfinished file is ever in the store."""
@@ -332,7 +355,7 @@ class ObjectStore:
         """What a lock says, and its version."""
         content = io.BytesIO()
         try:
-            found = self._download(f"_lock_{name}", content, client=self._lock_client)
+            found = self._download(f"_lock_{name}", content, patience=self._lock_patience)
         except MissingError:
             return None
         assert found
@@ -343,12 +366,11 @@ class ObjectStore:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        with self._explained("lock", f"_lock_{name}"):
+        with self._explained("lock", f"_lock_{name}", self._lock_patience):
             body = json.dumps(content).encode()
+            mode = cast("Any", _update(seen) if seen else "create")
             try:
-                put = obstore.put(
-                    self._lock_client(), f"_lock_{name}", body, mode=cast("Any", _update(seen) if seen else "create")
-                )
+                put = obstore.put(self._client(self._lock_patience), f"_lock_{name}", body, mode=mode)
                 return cast("ObjectMeta", put)
             except Exception as error:
                 if (found := self.read_lock(name)) and found[0] == content:
@@ -362,8 +384,43 @@ class ObjectStore:
     def scratch(self, name: str) -> contextlib.AbstractContextManager[str]:
         return self._disk.scratch(name)
 
-    def _explained(self, what: str, path: str) -> contextlib.AbstractContextManager[None]:
-        return explained_request(f"cannot {what} {self.location(path)}", self.location(path))
+    @contextlib.contextmanager
+    def shared(self, name: str) -> Iterator[str]:
+        everyones = f"{TEMPORARY}shared_{name}"
+        self._clear(everyones)
+        try:
+            yield f"{everyones}/{uuid.uuid4().hex}"
+        finally:
+            # What cannot be removed is left to a later run.
+            with contextlib.suppress(LakeError):
+                self._clear(everyones)
+
+    def take(self, path: str, target: str) -> None:
+        with explained(f"cannot write {target}"), open(target, "wb") as handle:
+            self._download(path, handle)
+
+    def _clear(self, directory: str) -> None:
+        """Remove whatever is below a directory."""
+        import obstore
+
+        with self._explained("remove", directory):
+            found = _twice(lambda: obstore.list(self._client(), directory).collect())
+            if found:
+                _twice(lambda: obstore.delete(self._client(), [one["path"] for one in found]))
+
+    @contextlib.contextmanager
+    def _explained(self, what: str, path: str, patience: float | None = None) -> Iterator[None]:
+        try:
+            with explained_request(f"cannot {what} {self.location(path)}", self.location(path)):
+                yield
+        except UnansweredError:
+            # The renewals of a short lease are given up too soon to tell.
+            self._is_silent |= (patience or PATIENCE) >= PATIENCE / 2
+            raise
+        except LakeError:
+            self._is_silent = False
+            raise
+        self._is_silent = False
 
 
 NOBODY: Mapping[str, Any] = {"epoch": 0, "nonce": "", "renewals": 0, "holder": "", "token": ""}
@@ -401,7 +458,7 @@ class ObjectLease:
             content, seen = found or (dict(NOBODY), None)
             version = _version(seen) if seen else ""
             if version != watched:
-                watched, since = version, now
+                watched, since = version, _clock()  # the answer may have taken long
             # The holder counts from before it asked, and the waiter from after it saw; the rest is for clocks that
             # run fast.
             if not content["nonce"] or now - since > 1.25 * self._store.lease:
@@ -546,7 +603,7 @@ _process = 0
 
 
 def _client(root: str, patience: float) -> Callable[[], Client]:
-    """A function that returns the client for a URL. `patience`: see PATIENCE."""
+    """A function that returns the client for a URL. `patience`: see PATIENCE; with 0, it tries once."""
     scheme, _, rest = root.partition("://")
     if scheme not in SCHEMES or not rest.partition("/")[0]:
         known = ", ".join(f"{name}://" for name in SCHEMES)
@@ -563,11 +620,11 @@ def _client(root: str, patience: float) -> Callable[[], Client]:
     with explained_request(f"cannot open {root}", root):
         client = from_url(
             root,
-            retry_config={"max_retries": 8, "retry_timeout": dt.timedelta(seconds=patience)},
+            retry_config={"max_retries": 8 if patience else 0, "retry_timeout": dt.timedelta(seconds=patience)},
             client_options={
                 "allow_http": True,  # if the endpoint says so
-                "connect_timeout": dt.timedelta(seconds=min(5, patience)),
-                "read_timeout": dt.timedelta(seconds=patience / 2),
+                "connect_timeout": dt.timedelta(seconds=min(5, patience or PATIENCE)),
+                "read_timeout": dt.timedelta(seconds=(patience or PATIENCE) / 2),
                 "timeout": dt.timedelta(hours=1),  # large files take long
             },
         )
@@ -595,7 +652,8 @@ def explained_request(what: str, location: str) -> Iterator[None]:
     except (BaseError, FileNotFoundError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
             raise MissingError(f"{location} is missing") from error
-        raise LakeError(f"{what}: {_reason(str(error))}") from error
+        reason = _reason(str(error))
+        raise (UnansweredError if reason.startswith(NO_ANSWER) else LakeError)(f"{what}: {reason}") from error
 
 
 def _twice(ask: Callable[[], Kind]) -> Kind:
@@ -627,9 +685,14 @@ def _reason(said: str) -> str:
         return f"permission denied ({refused}); check the credentials in the environment, and what they allow"
     line = said.partition("\n")[0]
     if "error sending request" in line and (server := re.search(r"\w+://[^/\s]+", line)):
-        return f"no answer from {server[0]}; check AWS_ENDPOINT_URL and the network"
+        return _no_answer(server[0])
     message = re.search(r"<Message>([^<]*)</Message>", said)
     return f"{code}: {html.unescape(message[1])}" if message else line
+
+
+def _no_answer(url: str) -> str:
+    address = urllib.parse.urlsplit(url)
+    return f"{NO_ANSWER}{address.scheme}://{address.netloc}; check AWS_ENDPOINT_URL and the network"
 
 
 def _clock() -> float:

@@ -157,11 +157,11 @@ def write(root: Path, domain: str, batch: dt.datetime, rows: int) -> Path:
     return path
 
 
-def spread(path: Path, target: Path) -> None:
-    """Write a file whose rows are spread evenly over the year before the file's day."""
+def spread(path: Path, target: Path, days: int = YEAR) -> None:
+    """Write a file whose rows are spread evenly over the days before the file's."""
     duckdb.sql(
         "copy (select * replace (strftime(cast(timestamp as timestamp) - interval 1 day * "
-        f"(row_number() over () % {YEAR}), '%Y-%m-%dT%H:%M:%S.%g') as timestamp) "
+        f"(row_number() over () % {days}), '%Y-%m-%dT%H:%M:%S.%g') as timestamp) "
         f"from read_csv('{path}', all_varchar = true)) to '{target}' (header)"
     )
 

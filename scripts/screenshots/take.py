@@ -34,6 +34,7 @@ with sync_playwright() as driver:
     browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
     page = browser.new_page()
     take(page, f"{PAGES}/report.html", "report", 1000)
+    take(page, f"{PAGES}/tables/daily_sales_summary.html", "table", 1200)
     take(page, f"{PAGES}/data_docs/index.html", "data_docs", 800, link="sales")
     take(page, f"{VISUALISER}#family=Gold", "visualiser", 900)
     browser.close()

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import functools
 import importlib
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torture.lakes import Row
 
 MODULES = [
     "kills", "faults", "power", "crowd", "damage", "clocks", "verdicts", "files", "safety", "life", "hours", "objects",
+    "hosts", "engines",
 ]  # fmt: skip
 
 
@@ -22,11 +29,14 @@ def main() -> int:
     from torture import calls
     from torture.lakes import say
 
-    families, needing = {}, set()
+    families: dict[str, Callable[[bool, int], Iterator[Row]]] = {}
+    needs: dict[str, Callable[[], str | None]] = {}
+    calls_supported = functools.cache(calls.supported)
     for name in MODULES:
         module = importlib.import_module(f"torture.{name}")
         families.update(module.FAMILIES)
-        needing |= getattr(module, "NEEDS_CALLS", set())
+        needs |= dict.fromkeys(getattr(module, "NEEDS_CALLS", ()), calls_supported)
+        needs |= getattr(module, "NEEDS", {})
     parser = argparse.ArgumentParser(
         prog="scripts/torture", description="Torture lakes and print a table of the results."
     )
@@ -36,10 +46,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.family) - set(families):
         parser.error(f"unknown family {', '.join(sorted(unknown))}; expected {', '.join(families)}")
-    missing = calls.supported()
     rows, lines = [], []
     for family in arguments.family or families:
-        if family in needing and missing:
+        if family in needs and (missing := needs[family]()):
             say(f"{family} is left out: {missing}")
             lines.append(f"| {family} | left out: {missing} | | | |")
             continue

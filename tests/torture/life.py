@@ -34,7 +34,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from lakejobs import tasks
+from lakejobs import tables, tasks
 from torture import model
 from torture.lakes import NOTHING_TO_DO, PROJECT, TIMEOUT, Place, Row, Workshop, ask, fork, redirect, say, spread, wait
 
@@ -422,32 +422,42 @@ def see(root: str) -> dict[str, Any]:
 class Luigid:
     """A real luigid, with the project's settings or with default ones."""
 
-    def __init__(self, directory: Path, kind: str) -> None:
+    def __init__(self, directory: Path, kind: str, address: str = "127.0.0.1") -> None:
         directory.mkdir()
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((address, 0))
             self.port = int(probe.getsockname()[1])
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_")}
+        self._directory, self._address = directory, address
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_")}
         if kind == "luigid with luigi.cfg":
-            environment["LUIGI_CONFIG_PATH"] = str(PROJECT / "luigi.cfg")
+            self._environment["LUIGI_CONFIG_PATH"] = str(PROJECT / "luigi.cfg")
+        self._start()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
             [
-                str(Path(sys.executable).with_name("luigid")), "--address", "127.0.0.1", "--port", str(self.port),
-                "--state-path", str(directory / "state.pickle"),
+                str(Path(sys.executable).with_name("luigid")), "--address", self._address, "--port", str(self.port),
+                "--state-path", str(self._directory / "state.pickle"),
             ],
-            cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            cwd=self._directory, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + 30
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self._address, self.port), timeout=1).close()
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise
                 time.sleep(0.05)
             else:
                 break
+
+    def restart(self) -> None:
+        """Kill it and start it again, without what it knew."""
+        self.stop()
+        (self._directory / "state.pickle").unlink(missing_ok=True)
+        self._start()
 
     def stop(self) -> None:
         self._process.kill()
@@ -731,8 +741,11 @@ class Run(Step):
     workers: int = 1
     command: bool = False
     again: bool = True
+    plan: bool = False
+    """Whether to ask what the run would do before it, and to verify the lake after it."""
 
     def take(self, life: Life) -> None:
+        planned = Planned(life) if self.plan else None
         started, offset, before = now(), len(life.place.said()), listing(life.place.root)
         code = life.granted(lambda: life.run(self.task, self.workers, self.command))
         bronze = life.check_bronze(started, whole=True)
@@ -746,8 +759,98 @@ class Run(Step):
         causes, life.causes = life.causes, set()
         life.check(code, bronze, before, offset, causes)
         life.check_report()
+        if planned:
+            planned.check(life)
         if self.again:
             life.check_again(self.workers)
+
+
+class Planned:
+    """What `lakejobs plan --effects` says before a run."""
+
+    def __init__(self, life: Life) -> None:
+        self.is_harmed = "gold" in life.causes
+        """Whether the newest snapshots may not be what the effects are told of."""
+        self.before, self.listed = ask(see, str(life.place.root)), listing(life.place.root)
+        self.answer = self.question(life, "plan", "--effects", "--json")
+        if changed := differing(self.listed, listing(life.place.root)):
+            life.wrong("plan", f"it changed {changed}")
+
+    def question(self, life: Life, *words: str) -> dict[str, Any]:
+        settings = ["--lake-earliest-date", str(life.earliest), "--lake-merge", str(life.merge)]
+        asked: dict[str, Any] = ask(question, str(life.place.root), [*words, *settings])
+        return asked
+
+    def check(self, life: Life) -> None:
+        """The run must have done what was planned: rewritten these partitions and tables, and changed these cells."""
+        if self.answer["code"] or not self.answer["said"]:
+            life.wrong("plan", f"it ended with {self.answer}")
+            return
+        plan = json.loads(self.answer["said"])
+        after = ask(see, str(life.place.root))
+        written = differing(self.listed, listing(life.place.root))
+        for layer, place in (("silver", 6), ("gold", 3)):
+            # A restored or damaged file is another one even where its rows are not.
+            planned = {
+                f"{step['name']} {day}" if layer == "silver" else step["name"]
+                for step in plan["steps"]
+                if step["layer"] == layer
+                for day in (step["dates"] if layer == "silver" else [""])
+            }
+            parts = [path.split("/") for path in written if path.startswith(f"{layer}/") and path.endswith(".parquet")]
+            now_there = {*listing(life.place.root)}
+            done = {
+                f"{part[1]} {'-'.join(one.partition('=')[2] for one in part[2:5])}" if layer == "silver" else part[1]
+                for part in parts
+                if len(part) == place and (layer == "silver" or "/".join(part) in now_there)
+            }
+            if done != planned:
+                life.wrong("plan", f"{layer}: planned {sorted(planned)}, done {sorted(done)}")
+        for table, rows in after["gold"].items() if not self.is_harmed else ():
+            effects = plan["effects"]["gold"].get(table)
+            expected = effect_on(table, self.before["gold"].get(table, []), effects, rows)
+            if difference := unlike(rows, expected):
+                life.wrong("plan", f"the effects on {table} are not those planned: {difference}")
+        verified = self.question(life, "verify")
+        if verified["code"]:
+            life.wrong("verify", verified["said"])
+
+
+def question(root: str, words: list[str]) -> dict[str, Any]:
+    """Ask the lake a question by the command line. Call it only in a forked child."""
+    from click.testing import CliRunner
+
+    from lakejobs.commands import main
+
+    os.chdir(root)
+    asked = CliRunner().invoke(main, words)
+    trouble = "" if asked.exception is None or isinstance(asked.exception, SystemExit) else repr(asked.exception)
+    return {"code": asked.exit_code, "said": asked.stdout or asked.stderr, "trouble": trouble}
+
+
+def effect_on(
+    table: str, before: list[dict[str, Any]], effects: dict[str, Any] | None, after: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of a table before a run, with the planned effects. Of new rows, only the keys are planned."""
+    if effects is None:
+        return [{name: value for name, value in row.items() if name != "generated_at"} for row in before]
+    grain = tables.tables()[table].grain
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(plain(row[name]) for name in grain)
+
+    rows = {key(row): {name: value for name, value in row.items() if name != "generated_at"} for row in before}
+    new = {key(row): row for row in after}
+    for cell in effects["changed"]:
+        row = rows[tuple(map(plain, cell["key"]))]
+        assert row[cell["column"]] == plain(cell["old"]), (cell, row)
+        row[cell["column"]] = plain(cell["new"])
+    for gone in effects["removed"]:
+        del rows[tuple(map(plain, gone))]
+    for added in effects["added"]:
+        row = new.get(tuple(map(plain, added)), {})
+        rows[tuple(map(plain, added))] = {name: value for name, value in row.items() if name != "generated_at"}
+    return list(rows.values())
 
 
 @dataclass(frozen=True, repr=False)
@@ -905,6 +1008,7 @@ def planted(draw: st.DrawFn) -> Plant:
 STEPS: dict[str, tuple[int, st.SearchStrategy[Any]]] = {
     "deliver": (9, deliveries()),
     "run": (5, st.builds(Run, workers=workers)),
+    "plan": (2, st.builds(Run, plan=st.just(True))),
     "part": (1, st.builds(Run, task=st.sampled_from(["BronzeAll", "SilverAll"]))),
     "command": (1, st.builds(Run, command=st.just(True))),
     "twice": (1, st.builds(Twice)),

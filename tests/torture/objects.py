@@ -28,7 +28,7 @@ from obstore.store import from_url
 from lakejobs.engine import partitions
 from lakejobs.freshness import domain_state
 from lakejobs.layers import gold
-from lakejobs.pages import data_docs, report
+from lakejobs.pages import data_docs, report, table_pages
 from lakejobs.storage import objects
 from torture.lakes import (
     HEADERS,
@@ -52,13 +52,16 @@ from torture.scenarios import DAY
 LEASE = 2
 """Seconds."""
 FAULTS: tuple[objectstores.Fault, ...] = ("unavailable", "cut", "drop", "lose")
-CLOCKS = (partitions, domain_state, gold, data_docs, report)
+CLOCKS = (partitions, domain_state, gold, data_docs, report, table_pages)
 """The modules that read the clock. (Signatures are made by the library's own.)"""
 MADE = re.compile(
     r"(bronze/\w+/year=\d{4}/month=\d\d/day=\d\d/([^/_.][^/]*\.csv|_manifest\.json)"
     r"|silver/(\w+)/year=\d{4}/month=\d\d/day=\d\d/\3\.parquet"
     r"|gold/(\w+)/\4_\d{8}_\d{6}_\d{6}\.parquet"
-    r"|quality/(report\.html|data_docs/index\.html|data_docs/validations/\w+/\w+\.html|validations/\w+/\w+\.json)"
+    r"|quality/(report\.html|tables/(\w+\.html|_origins\.json)|restatements/_brief\.json)"
+    r"|quality/(data_docs/index\.html|data_docs/validations/\w+/\w+\.html|validations/\w+/\w+\.json)"
+    r"|quality/runs/month=\d{4}-\d\d/\d{8}_\d{6}_\d{6}_[0-9a-f]{12}_\d+\.parquet"
+    r"|quality/restatements/(?P<of>\w+)/(_prepared-(?P=of)_\d{8}_\d{6}_\d{6}|(?P=of)_\d{8}_\d{6}_\d{6}\.parquet)"
     r"|_(facts_\w+\.json|lock_\w+))"
 )
 """Everything that may be in a lake."""
