@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import LakeUnderTest, known_tables, sale, set_tables
 
+import lakejobs
 from lakejobs.pages.lineage import HEIGHT, WIDTH, Box, picture, upstream_and_down
 from lakejobs.tables import tables
 
@@ -84,6 +85,18 @@ def test_each_column_says_where_it_comes_from(made):
         stock["inbound"]
         == "computed from inventory_movement_summary.movement_type, inventory_movement_summary.total_quantity with sum"
     )
+
+
+def test_a_table_that_is_read_and_has_no_snapshot_fails_no_page(made):
+    for path in made.snapshots("inventory_movement_summary"):
+        path.unlink()
+    # As when another worker is still building it.
+    assert made.run(lakejobs.Report())
+    stock = {name: origin for name, _, origin in rows(made, "inventory_net_position", "Columns")}
+    assert stock["product_id (grain)"] == "its SQL cannot be followed"
+    assert made.run()
+    stock = {name: origin for name, _, origin in rows(made, "inventory_net_position", "Columns")}
+    assert stock["product_id (grain)"] == "inventory_movement_summary.product_id"
 
 
 def test_the_rules_upstream_say_how_many_rows_they_kept_out(made):

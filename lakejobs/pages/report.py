@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lakejobs.engine import QueryError, Rows
@@ -48,7 +49,8 @@ def publish(run: Run, visualiser: str) -> bool:
         states = look(run)
         failed = last_failures(run, states)
         made_from = identity(run, states, failed)
-        if _lineage_of_page(run) == made_from and table_pages.are_known(run, _pages_known(run)):
+        published = _published(run)
+        if published.made_from == made_from and table_pages.are_known(run, published.pages):
             return False
         # Looked up once: another worker may publish a newer snapshot meanwhile.
         gold = {table.name: newest_snapshot(run, table) for table in tables_of(states)}
@@ -72,7 +74,7 @@ def publish(run: Run, visualiser: str) -> bool:
                 name, table_pages.unknown(run, name, broken_tables().get(name) or _unreadable(states, name))
             )
         lake.store.sweep("quality")
-        pages = table_pages.publish(run, about, _pages_known(run), visualiser)
+        pages = table_pages.publish(run, about, published.pages, visualiser)
         page = render(states, by_domain, facts, made_from, visualiser, picture(boxes), pages)
         documents.write_text(lake.store, lake.report, page)
     return True
@@ -83,7 +85,8 @@ def is_of_now(run: Run) -> bool:
     states = look(run)
     if any(due(run, state) for state in states.values()):
         return False
-    return _lineage_of_page(run) == identity(run, states, {}) and table_pages.are_known(run, _pages_known(run))
+    published = _published(run)
+    return published.made_from == identity(run, states, {}) and table_pages.are_known(run, published.pages)
 
 
 def look(run: Run) -> dict[str, DomainState | LakeError]:
@@ -184,19 +187,19 @@ def _looks() -> str:
     return digest([looks, catalogue(), charts, dict(broken_tables())])
 
 
-def _lineage_of_page(run: Run) -> str | None:
-    return _head(run, LINEAGE) or None
-
-
-def _pages_known(run: Run) -> dict[str, str]:
-    """What the tables' pages were made from, by table, as the last report knew it."""
-    return dict(zip(*[iter(_head(run, TABLES).split())] * 2, strict=False))
-
-
-def _head(run: Run, name: str) -> str:
+@dataclass(frozen=True)
+class Published:
     """What the head of the published page says."""
+
+    made_from: str
+    pages: Mapping[str, str]
+    """By table; see `table_pages.are_known`."""
+
+
+def _published(run: Run) -> Published:
     head = documents.read_text(run.lake.store, run.lake.report, 1000 + 200 * len(tables())) or ""
-    return head.partition(name)[2].partition('"')[0]
+    made_from, pages = (head.partition(name)[2].partition('"')[0] for name in (LINEAGE, TABLES))
+    return Published(made_from, dict(zip(*[iter(pages.split())] * 2, strict=False)))
 
 
 def _unreadable(states: Mapping[str, DomainState | LakeError], table: str) -> str:

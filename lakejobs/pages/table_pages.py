@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lakejobs.engine import Rows, lineage
+from lakejobs.engine import QueryError, Rows, lineage
 from lakejobs.engine.lineage import Origin
 from lakejobs.engine.local import GENERATED_AT
 from lakejobs.engine.types import silver_types
@@ -193,8 +194,10 @@ def columns(table: Table, statement: str, rows: Rows, origins: Origins) -> list[
     sources = {}
     for source in table.sources:
         is_domain = source.name in domains()
-        sources[source.name] = silver_types(domains()[source.name]) if is_domain else described(source.name)
-    known = origins.of(statement, sources)
+        # While the tables are being built, a gold table that is read may have no snapshot.
+        with contextlib.suppress(QueryError):
+            sources[source.name] = silver_types(domains()[source.name]) if is_domain else described(source.name)
+    known = origins.of(statement, sources) if len(sources) == len(table.sources) else {}
     return [
         {
             "name": name,
