@@ -500,13 +500,18 @@ class GoldAll(EverythingTask):
         return [*tasks, Report(), Views()]
 
     def complete(self) -> bool:
+        runs.current().if_failed = publish_pages
         # A domain that cannot be read fails by itself and says why; the others are still built.
         with contextlib.suppress(LakeError):
             return bool(super().complete())
         return False
 
     def run(self) -> None:
-        # With a second worker, these may have run before the last table was finished.
-        report.publish(runs.current(), visualiser_url())
-        views.publish(runs.current())
+        publish_pages()
         super().run()
+
+
+def publish_pages() -> None:
+    """Publish the report and the views again: with a second worker, they may have been before the last task ended."""
+    report.publish(runs.current(), visualiser_url())
+    views.publish(runs.current())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import re
@@ -253,6 +254,24 @@ def test_a_failing_domain_fails_the_command_and_no_other_domain(lake, luigi):
     assert len(lake.snapshots("daily_sales_summary")) == 1
     assert len(lake.snapshots("device_usage_summary")) == 1
     assert lake.snapshots("inventory_net_position") == []
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_after_a_run_that_failed_the_pages_show_what_it_built_and_why_it_failed(lake, luigi, workers):
+    lake.deliver("inventory", "inventory_20261101_120000.csv", "m1,2026-11-01T10:00:00,P1,Lamp,W1,inbound,5,2.00,S1")
+    assert luigi("GoldAll").returncode == 0
+    for number, broken in enumerate(["{", "[]"]):
+        (lake.root / "expectations/inventory.json").write_text(broken)
+        lake.deliver("sales", f"sales_20261101_12000{number}.csv", sale(f"s{number}"))
+        done = luigi("GoldAll", "--workers", str(workers))
+        assert done.returncode == 30
+        (error,) = set(re.findall("expectations/inventory.json[^\n]*", done.stderr))
+        table = (lake.root / "datalake/quality/tables/daily_sales_summary.html").read_text()
+        assert "Up to date" in table and "Not up to date" not in table
+        page = (lake.root / "datalake/quality/report.html").read_text()
+        assert error in html.unescape(page)
+        signs = re.findall(r'class="sign (\w+)">.</td><td>silver</td><td class="title">(\w+)', page)
+        assert dict(map(reversed, signs)) == {"inventory": "bad", "sales": "good"}
 
 
 def test_a_run_without_work_loads_nothing_heavy(lake, luigi):

@@ -515,6 +515,12 @@ def test_asking_needs_no_permission_to_write_and_takes_luigis_settings(made, tmp
         subprocess.run(["umount", "--lazy", there], check=True)
 
 
+def test_a_broken_table_has_no_difference(made, monkeypatch):
+    set_tables(monkeypatch, known_tables() | {"daily_sales_summary": "select 1 as one"})
+    code, said = ask("diff", "daily_sales_summary")
+    assert code == 2 and "daily_sales_summary.sql" in said
+
+
 # ------------------------------------------------------------------------------------------------ verify
 
 

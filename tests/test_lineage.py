@@ -18,7 +18,7 @@ COLUMNS = {
         ("select status from sales", Origin((("sales", "status"),), (), is_same=True)),
         ("select s.status as state from (select * from sales) s", Origin((("sales", "status"),), (), is_same=True)),
         ("select upper(status) as state from sales", Origin((("sales", "status"),), (), is_same=False)),
-        ("select count(*) as n from sales", Origin((), ("count",), is_same=False)),
+        ("select count(*) as n from sales", Origin((), ("count",), is_same=False, is_aggregate=True)),
         ("select 1 as one from sales", Origin((), (), is_same=False)),
         (
             "with q as (select timestamp::date d, quantity * 2 as q from sales) select sum(q) / count(*) as m from q",
@@ -31,8 +31,23 @@ COLUMNS = {
         (
             "select e.n from sales s join (select customer_id, count(distinct event_type) n from events group by 1) e"
             " on s.sale_id = e.customer_id",
-            Origin((("events", "event_type"),), ("count distinct",), is_same=False),
+            Origin((("events", "event_type"),), ("count distinct",), is_same=False, is_aggregate=True),
         ),
+        (
+            "select cast(round(sum(cast(quantity as decimal(9, 2))), 1) as double) as total from sales",
+            Origin((("sales", "quantity"),), ("sum",), is_same=False, is_aggregate=True),
+        ),
+        ("select -sum(quantity) as total from sales", Origin((("sales", "quantity"),), ("sum",), is_same=False)),
+        ("select max(quantity) > 5 as large from sales", Origin((("sales", "quantity"),), ("max",), is_same=False)),
+        (
+            "select count(status) / count(*) as part from sales",
+            Origin((("sales", "status"),), ("count",), is_same=False),
+        ),
+        (
+            "select count(*) filter (where status = 'a') as n from sales",
+            Origin((("sales", "status"),), ("count",), is_same=False),
+        ),
+        ("select max('a') as constant from sales", Origin((), ("max",), is_same=False)),
     ],
 )
 def test_a_column_comes_from(sql, expected):
@@ -43,3 +58,7 @@ def test_a_column_comes_from(sql, expected):
 def test_sql_that_cannot_be_followed_says_nothing():
     assert origins("this is no SQL", COLUMNS) == {}
     assert origins("select unknown from sales", COLUMNS) == {}
+    assert (
+        origins("select exists (select 1 from events e where e.customer_id = s.status) as x from sales s", COLUMNS)
+        == {}
+    )

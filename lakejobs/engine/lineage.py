@@ -39,6 +39,8 @@ class Origin:
     """The functions that took many rows together on the way, such as `count distinct` and `sum`, sorted."""
     is_same: bool
     """Whether it is the source's column, unchanged."""
+    is_aggregate: bool = False
+    """Whether it is the function of the column, or of the rows, and nothing else but rounded or of another type."""
 
 
 class _UnknownError(Exception):
@@ -86,13 +88,36 @@ def origins(statement: str, columns: Mapping[str, Mapping[str, str]]) -> dict[st
         leaves = [node for node in nodes if isinstance(node.expression, exp.Table)]
         from_sources = {(node.expression.name.lower(), node.name.rpartition(".")[2].strip('"')) for node in leaves}
         passed = [node.expression.unalias() for node in nodes if not isinstance(node.expression, exp.Table)]
+        if any(passing.find(exp.Query, exp.Exists) for passing in passed):
+            continue  # what a subquery within an expression reads is not followed
+        done = [one for one in map(_bare, passed) if not isinstance(one, exp.Column)]
         aggregates = {_called(one) for passing in passed for one in passing.find_all(exp.AggFunc)}
         found[name] = Origin(
             tuple(sorted((source, column) for source, column in from_sources if source in columns)),
             tuple(sorted(aggregates)),
             len(from_sources) == 1 and all(isinstance(passing, exp.Column) for passing in passed),
+            len(done) == 1 and isinstance(done[0], exp.AggFunc) and _is_of_one(done[0]),
         )
     return found
+
+
+def _bare(expression: Any) -> Any:
+    """An expression without the casts and the rounding around it."""
+    from sqlglot import exp
+
+    while isinstance(expression, exp.Cast | exp.Round | exp.Paren):
+        expression = expression.this
+    return expression
+
+
+def _is_of_one(aggregate: Any) -> bool:
+    """Whether a function takes nothing but a column, or rows."""
+    from sqlglot import exp
+
+    taken = aggregate.this
+    if isinstance(taken, exp.Distinct) and len(taken.expressions) == 1:
+        (taken,) = taken.expressions
+    return isinstance(_bare(taken), exp.Column | exp.Star)
 
 
 def _called(aggregate: Any) -> str:

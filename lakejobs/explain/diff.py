@@ -16,7 +16,7 @@ from lakejobs.messages import LakeError, few
 from lakejobs.project import domains
 from lakejobs.storage import Store, layout
 from lakejobs.storage.layout import SNAPSHOT
-from lakejobs.tables import Table, tables
+from lakejobs.tables import Table, broken_tables, tables
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def find(
     """Compare two snapshots of a table, or, with the root of another lake, what is in both."""
     asked = why.find(run, [target])
     if asked.layer == "gold":
+        if reason := broken_tables().get(asked.name):
+            raise LakeError(reason)
         table = tables()[asked.name]
         if other is not None:
             return _with_lake(run, table, other)

@@ -9,7 +9,7 @@ import multiprocessing
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from lakejobs.config import lake as settings
@@ -39,6 +39,8 @@ class Run:
             self.ledger.events = _events(self, run_id)
             # Ctrl-C between two tasks ends the run without a word to any of them.
             atexit.register(self.ledger.finish)
+        self.if_failed: Callable[[], object] | None = None
+        """What is still to do, by the process that began the run, if the command ends and a task failed."""
         self._worker = worker
         self._states: dict[str, DomainState] = {}
         self._asked: dict[str, float] = {}
@@ -146,6 +148,12 @@ def current() -> Run:
 
 def finish(code: int, *, is_interrupted: bool) -> None:
     """The command that runs Luigi ends, with this exit code."""
+    if _current is not None and _current.if_failed and code and not is_interrupted:
+        _current.ledger.finish()
+        try:
+            _current.if_failed()
+        except Exception as error:  # noqa: BLE001 - the run has failed already, and has said why
+            log.warning("%s", error)
     if _current is not None and _current.ledger.events:
         _current.ledger.events.finished(code, is_interrupted=is_interrupted)
 

@@ -284,6 +284,7 @@ def domain_facts(run: Run, domain: str, state: DomainState | LakeError, failed: 
     page = data_docs.newest_page(run.lake, domain)
     reasons = _reasons(domain, failed) if undone else []
     facts: dict[str, Any] = {"name": domain, "due": undone, "reasons": reasons, "page": page}
+    facts["is_fresh"] = isinstance(state, DomainState) and not due_below(state)
     if isinstance(state, LakeError):
         return {**facts, "is_empty": True, "charts": [], "days": [], "rejected": [], "notes": [], "warnings": []}
     fates = ("records", "rows", "valid", "invalid", "duplicates", "corrected", "rescued")

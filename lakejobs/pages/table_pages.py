@@ -32,6 +32,8 @@ SHOWN_DAYS = 10
 """Restated days that are shown at once; the page has the others too."""
 MOST_SNAPSHOTS = 50
 MOST_WARNINGS = 5
+ORIGINS_VERSION = 2
+"""Of what the cache of origins says."""
 
 
 def publish(
@@ -170,12 +172,14 @@ class Origins:
 
     def of(self, statement: str, sources: Mapping[str, Mapping[str, str]]) -> dict[str, Origin]:
         """By column, in lower case. `sources`: their columns and SQL types, by source."""
-        key = digest([statement, sources])
+        key = digest([ORIGINS_VERSION, statement, sources])
         if key not in self._known:
             self._known[key] = {name: asdict(origin) for name, origin in lineage.origins(statement, sources).items()}
         self._used[key] = self._known[key]
         return {
-            name.lower(): Origin(tuple(map(tuple, one["columns"])), tuple(one["aggregates"]), one["is_same"])
+            name.lower(): Origin(
+                **one | {"columns": tuple(map(tuple, one["columns"])), "aggregates": tuple(one["aggregates"])}
+            )
             for name, one in self._used[key].items()
         }
 
@@ -214,7 +218,7 @@ def _origin(origin: Origin | None) -> str:
     if origin is None:
         return "its SQL cannot be followed"
     read = few([f"{source}.{column}" for source, column in origin.columns], 20)
-    if len(origin.aggregates) == 1 and len(origin.columns) < 2:
+    if origin.is_aggregate:
         return f"{origin.aggregates[0]} of {read or 'rows'}"
     # A column may be a condition on what is added up, so it is not said which is.
     how = f" with {' and '.join(origin.aggregates)}" if origin.aggregates else ""
