@@ -355,7 +355,8 @@ def running_cluster(tmp_path: Path) -> Iterator[tuple[str, Path, Callable[[str],
     port, home = str(free_port()), tmp_path / "cluster"
     # Its environment need not be active.
     path = ":".join(one for one in os.environ["PATH"].split(":") if not Path(one, "spark-class").exists())
-    environment = {**os.environ, "PATH": path, "CLUSTER_PORT": port, "CLUSTER_HOME": str(home)}
+    # Terminals may export their width, at which `ps` would cut what it says.
+    environment = {**os.environ, "PATH": path, "CLUSTER_PORT": port, "CLUSTER_HOME": str(home), "COLUMNS": "80"}
 
     def script(what: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -262,6 +262,7 @@ def publish(run: Run) -> bool:
     if lake.views is None:
         return False
     with lake.lock("views"):
+        lake.store.sweep("")  # a run that died here left its file, and the next may have no facts to save
         made_from = _identity(run)
         if _is_made_from(lake, made_from):
             return False

@@ -58,7 +58,7 @@ class Cluster:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._environment = {**os.environ, "CLUSTER_HOME": str(home), "CLUSTER_CORES": CORES}
+        self._environment = {**os.environ, "CLUSTER_HOME": str(home), "CLUSTER_CORES": CORES, "COLUMNS": "80"}
 
     def script(self, what: str) -> None:
         with tempfile.TemporaryFile("w+") as said:
