@@ -512,6 +512,6 @@ class GoldAll(EverythingTask):
 
 
 def publish_pages() -> None:
-    """Publish the report and the views again: with a second worker, they may have been before the last task ended."""
+    """Publish the report and the views again: with a second worker, they may have run before the last task ended."""
     report.publish(runs.current(), visualiser_url())
     views.publish(runs.current())

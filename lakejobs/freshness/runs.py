@@ -40,7 +40,7 @@ class Run:
             # Ctrl-C between two tasks ends the run without a word to any of them.
             atexit.register(self.ledger.finish)
         self.if_failed: Callable[[], object] | None = None
-        """What is still to do, by the process that began the run, if the command ends and a task failed."""
+        """What the process that began the run does at its end, if something failed."""
         self._worker = worker
         self._states: dict[str, DomainState] = {}
         self._asked: dict[str, float] = {}

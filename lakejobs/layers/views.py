@@ -262,7 +262,7 @@ def publish(run: Run) -> bool:
     if lake.views is None:
         return False
     with lake.lock("views"):
-        lake.store.sweep("")  # a run that died here left its file, and the next may have no facts to save
+        lake.store.sweep("")  # a killed run may have left its file, and without new facts nobody else sweeps here
         made_from = _identity(run)
         if _is_made_from(lake, made_from):
             return False
