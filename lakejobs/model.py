@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -192,16 +192,55 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Contract:
+    """How the deliveries of a source are written. The defaults are what is read without a contract."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    """The character around fields that contain a delimiter or a line end; '' if there is none."""
+    encoding: str = ""
+    """The name of a codec of Python; '' for UTF-8, or Windows-1252 if the bytes are not UTF-8."""
+    decimal: str = "."
+    thousands: str = ""
+    sheet: str = ""
+    """The sheet of a workbook; '' for the first."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Names in headers, in lower case, and the domain's columns that they stand for."""
+    absent: tuple[str, ...] = ()
+    """Columns of the domain that may be missing."""
+
+    @property
+    def marks(self) -> str:
+        """The decimal and the thousands mark, if they are not the usual ones; else ''."""
+        return self.decimal + self.thousands if (self.decimal, self.thousands) != (".", "") else ""
+
+    @property
+    def hash(self) -> str:
+        """A hash of what decides about rows; '' if it is as without a contract."""
+        decides = replace(self, absent=())
+        return digest([CONTRACT_VERSION, asdict(decides)]) if decides != Contract() else ""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Contract:
+        aliases = tuple((name, column) for name, column in content.get("aliases", ()))
+        return cls(**{**content, "aliases": aliases, "absent": tuple(content.get("absent", ()))})
+
+
+CONTRACT_VERSION = 1
+"""Raise it when a change to the code changes the rows of a file that has a contract."""
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What one pass over a CSV file's bytes finds."""
 
     sha256: str
     encoding: str
-    """utf-8, or windows-1252 if the bytes are not UTF-8."""
+    """utf-8, windows-1252 if the bytes are not UTF-8, or what the contract says."""
     newline: str
     """How lines end: LF, CRLF, or mixed."""
     header: tuple[str, ...]
-    """Column names as delivered, blanks trimmed; empty if the file is empty or rejected."""
+    """Column names as delivered, blanks trimmed, after the contract's aliases; empty if the file is empty or rejected."""
     lines: int
     """Lines that are not empty, including the header."""
     quoted: bool
@@ -209,14 +248,20 @@ class Inspection:
     plain: bool
     """Whether the engine may read it; if not, the fallback reader does."""
     rejected: str | None = None
-    """Why the file is rejected; None if it is accepted."""
+    """Why the file is rejected or held back; None if it is accepted."""
+    packed: str = ""
+    """gzip, zstd or excel; '' for text. Everything but `sha256` is about the text in it."""
+    contract: Contract = Contract()
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def content(self) -> str:
+        """What stands for its content in the identity of silver: the hash of its bytes, and of its contract."""
+        return f"{self.sha256}-{self.contract.hash}" if self.contract.hash else self.sha256
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Inspection:
-        return cls(**{**content, "header": tuple(content["header"])})
+        contract = Contract.from_json(content.get("contract", {}))
+        return cls(**{**content, "header": tuple(content["header"]), "contract": contract})
 
 
 @dataclass(frozen=True)
@@ -249,8 +294,8 @@ class ManifestEntry:
 
     @property
     def identity(self) -> list[Any]:
-        """What identifies a bronze file: name, size, content hash."""
-        return [self.name, self.bytes, self.inspection.sha256]
+        """What identifies a bronze file: name, size, content."""
+        return [self.name, self.bytes, self.inspection.content]
 
 
 @dataclass(frozen=True)
@@ -264,7 +309,11 @@ class Manifest:
     """In order of delivery."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        content = asdict(self)
+        for file in content["files"]:
+            own = {name: value for name, value in file["inspection"]["contract"].items() if value != _USUAL[name]}
+            file["inspection"]["contract"] = own
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Manifest:
@@ -279,6 +328,9 @@ class Manifest:
             for file in content["files"]
         )
         return cls(content["scan"], staged, tuple(ManifestEntry(**file) for file in files))
+
+
+_USUAL = asdict(Contract())
 
 
 class Landing(NamedTuple):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import lzma
 from pathlib import Path
 
 import duckdb
+import pytest
 
 DATA = Path(__file__).parent / "data"
 COLUMNS = {
@@ -16,11 +19,31 @@ COLUMNS = {
 }
 
 
-def test_two_weeks_of_online_retail_give_the_true_answers(lake):
+def german(text: str) -> str:
+    """A CSV file as a German till writes it: semicolons, decimal commas, points between thousands, Windows' line ends."""
+    header, *rows = csv.reader(io.StringIO(text))
+    numbers = [header.index(name) for name in ("quantity", "unit_price", "total_amount")]
+    out = io.StringIO()
+    write = csv.writer(out, delimiter=";", lineterminator="\r\n").writerow
+    write(header)
+    for row in rows:
+        for index in numbers:
+            whole, point, cents = row[index].partition(".")
+            sign, digits = whole[: whole.startswith("-")], whole.lstrip("-")
+            row[index] = sign + f"{int(digits):,}".replace(",", ".") + point.replace(".", ",") + cents if digits else ""
+        write(row)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("written", ["as usual", "in German"])
+def test_two_weeks_of_online_retail_give_the_true_answers(lake, written):
     truth = json.loads((DATA / "online_retail_two_weeks.truth.json").read_text())
-    lake.deliver_bytes(
-        "sales", "online_retail.csv", lzma.decompress((DATA / "online_retail_two_weeks.csv.xz").read_bytes())
-    )
+    content = lzma.decompress((DATA / "online_retail_two_weeks.csv.xz").read_bytes())
+    if written == "in German":
+        content = german(content.decode()).encode()
+        contract = '[[source]]\nfiles = "online_*"\ndelimiter = ";"\ndecimal = ","\nthousands = "."\n'
+        (lake.root / "expectations/sales.deliveries.toml").write_text(contract)
+    lake.deliver_bytes("sales", "online_retail.csv", content)
     assert lake.run()
     (manifest,) = lake.root.glob("datalake/bronze/sales/**/_manifest.json")
     assert json.loads(manifest.read_text())["files"][0]["inspection"]["plain"], "it is for the engine to read"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lakejobs.commands.accept import accept
 from lakejobs.commands.diff import diff
 from lakejobs.commands.new import init
 from lakejobs.commands.plan import plan
@@ -23,5 +24,5 @@ def main() -> None:
     """Create and test a data lake project, and ask a lake. To run one: luigi --module lakejobs GoldAll"""
 
 
-for command in (init, test, status, plan, why, trace, diff, restatements, verify, suggest, sql):
+for command in (init, test, accept, status, plan, why, trace, diff, restatements, verify, suggest, sql):
     main.add_command(command)

@@ -47,6 +47,9 @@ class Reading:
     domain: Domain
     earliest_date: dt.date
     timestamp_formats: Sequence[str] = ()
+    marks: Sequence[str] = ()
+    """The decimal and thousands marks that contracts name, see `Contract.marks`. They decide about rows of files with
+    such a contract only, so they are part of these files' content, and of no other hash."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import importlib.metadata
 import itertools
@@ -20,10 +21,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lakejobs.engine import CsvFile, NotPlainError, QueryError, records
+from lakejobs.engine import CsvFile, NotPlainError, QueryError, records, unpacking
 from lakejobs.engine.sql import text
 from lakejobs.messages import LakeError
-from lakejobs.storage.local import reading
+from lakejobs.storage.local import explained, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +39,7 @@ CAREFUL_CHUNK = 50_000
 CAREFUL_TEXT = 32 << 20
 """The most records, and the characters of text after which no more are added, that the fallback reader passes on at
 once."""
+_serial = itertools.count()
 Delivered: TypeAlias = "tuple[CsvFile, int, tuple[str | None, list[str | None]] | None, str | None]"
 """A record: its file and number there, (extra, values) or None if it is malformed, and its raw text if it is."""
 
@@ -64,6 +66,7 @@ class Connection:
             ) from error
         if threads:
             self.run(f"set threads = {threads}")
+        self._directory = spill_directory
         self.run("set timezone = 'UTC'")
         # This optimizer writes `not null` into the schema of Parquet files whose rows happen to have no NULL, and
         # readers do not accept files with different schemas as one table.
@@ -178,13 +181,14 @@ class Connection:
 
         `delivered` has one row per record: `file_number`, `source_record`, `landing_date` and `latest_date`; then, as
         text, `malformed`, the raw text of a malformed line (otherwise NULL); `extra`, the values of unknown columns as
-        the members of a JSON object (NULL if there are none); and the domain's `columns` as delivered, matched by
-        header name, NULL if missing.
+        the members of a JSON object (NULL if there are none); `marks_`, see `Contract.marks`; and the domain's
+        `columns` as delivered, matched by header name, NULL if missing.
 
         `query` passes on `file_number` and `source_record`, and drops no row. `table` is a view: the row ids of
         `<table>_` are its column `row_number_`. Returns whether its rows are in the order of files and records.
         """
         plain, careful = _by_reader(files)
+        plain, careful = [self._unpacked(group) for group in plain], self._unpacked(careful)
         self._create(f"{table}_", columns, query)
         places = Places()
         in_order = True
@@ -225,6 +229,23 @@ class Connection:
         self.run(f"drop view {table}; drop table {table}_; alter table unsorted_ rename to {table}_")
         self.run(f"create temp view {table} as select rowid as row_number_, * from {table}_")
 
+    def _unpacked(self, files: Sequence[CsvFile]) -> list[CsvFile]:
+        """Files that are UTF-8 text: copies, in the spill directory, of those that are not."""
+        found = []
+        for file in files:
+            inspection = file.inspection
+            if unpacking.is_needed(inspection.packed, inspection.contract):
+                path = f"{self._directory}/unpacked_{next(_serial)}.csv"
+                with reading(file.path) as handle, explained(f"cannot write {path}"), open(path, "wb") as target:
+                    try:
+                        unpacking.unpack(handle, inspection.packed, inspection.contract, target)
+                    except unpacking.DamagedError as error:
+                        raise LakeError(f"{file.name or file.path} {error}; it changed while it was read") from None
+                found.append(dataclasses.replace(file, path=path))
+            else:
+                found.append(file)
+        return found
+
     def _create(self, table: str, columns: Sequence[str], query: str) -> None:
         """Create an empty table for what `query` makes of `delivered`."""
         # In SQL, because making it in Arrow would import pandas.
@@ -232,7 +253,7 @@ class Connection:
             "0 as file_number, cast(0 as bigint) as source_record, current_date as landing_date, "
             "current_date as latest_date"
         )
-        texts = ", ".join(f"cast(null as varchar) as {name}" for name in ("malformed", "extra", *columns))
+        texts = ", ".join(f"cast(null as varchar) as {name}" for name in ("malformed", "extra", "marks_", *columns))
         self.run(f"create temp view delivered as select {fixed}, {texts} limit 0")
         self.run(f"create temp table {table} as {query}")
         self.run("drop view delivered")
@@ -246,6 +267,7 @@ class Connection:
 
         header = files[0].inspection.header
         newline = {"LF": r"\n", "CRLF": r"\r\n"}[files[0].inspection.newline]
+        contract = files[0].inspection.contract
         by_name, others = records.match(header, columns)
         extra = "cast(null as varchar)"
         if others:
@@ -271,10 +293,11 @@ class Connection:
             f"create temp view delivered as select [{numbers}][{position}] as file_number, "
             f"cast(null as bigint) as source_record, "
             f"[{landing}][{position}] as landing_date, [{latest}][{position}] as latest_date, "
-            f"cast(null as varchar) as malformed, {extra} as extra, {picked} "
+            f"cast(null as varchar) as malformed, {extra} as extra, {text(contract.marks)} as marks_, {picked} "
             f"from read_csv([{_list(file.path for file in files)}], auto_detect = false, header = true, "
             f"columns = {{{types}}}, "
-            f"delim = ',', quote = '\"', escape = '\"', new_line = '{newline}', filename = true, "
+            f"delim = {text(contract.delimiter)}, quote = {text(contract.quote)}, escape = {text(contract.quote)}, "
+            f"new_line = '{newline}', filename = true, "
             f"max_line_size = {LONGEST_LINE}, store_rejects = true)"
         )
         try:
@@ -313,12 +336,12 @@ def load_order(files: Iterable[CsvFile]) -> list[CsvFile]:
 
 
 def _by_reader(files: Iterable[CsvFile]) -> tuple[list[list[CsvFile]], list[CsvFile]]:
-    """The files that the engine reads, in groups with the same header and line ends, and those it cannot read."""
+    """The files that the engine reads, in groups with the same header, line ends and contract, and those it cannot read."""
     plain: dict[tuple[Any, ...], list[CsvFile]] = {}
     careful = []
     for file in files:
         if file.inspection.plain and PLAIN_PATH.fullmatch(file.path):
-            plain.setdefault((file.inspection.header, file.inspection.newline), []).append(file)
+            plain.setdefault((file.inspection.header, file.inspection.newline, file.inspection.contract), []).append(file)
         else:
             careful.append(file)
     return list(plain.values()), careful
@@ -470,6 +493,7 @@ def _delivered(rows: list[Delivered], columns: Sequence[str]) -> pa.Table:
         "latest_date": pa.array([file.latest_date for file, _, _, _ in rows], pa.date32()),
         "malformed": pa.array([raw for _, _, _, raw in rows], pa.string()),
         "extra": pa.array([content[0] if content else None for _, _, content, _ in rows], pa.string()),
+        "marks_": pa.array([file.inspection.contract.marks for file, _, _, _ in rows], pa.string()),
     }
     for index, name in enumerate(columns):
         data[name] = pa.array([row[index] or None for row in values], pa.string())

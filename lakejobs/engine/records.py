@@ -4,6 +4,7 @@ A record has fields separated by commas; a line ends with LF, CR or CRLF; empty 
 with `"` (blanks around the quotes are allowed), and may then contain commas, line ends, and `""` for a quote. A quote
 inside an unquoted field is an ordinary character. Surplus empty fields at the end are ignored. A line with too few or
 too many fields, or with broken quoting, is malformed: its raw text is kept, and reading continues with the next line.
+A contract can name another delimiter and another quote; what it says of the encoding, `unpacking` has dealt with.
 
 The engine reads plain files, many times faster than this module. `inspect` decides which files are plain; later, an
 independent line count shows whether the engine saw the same records. All other files are read here.
@@ -12,6 +13,8 @@ independent line count shows whether the engine saw the same records. All other 
 from __future__ import annotations
 
 import codecs
+import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -22,7 +25,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
-from lakejobs.model import Inspection
+from lakejobs.engine import unpacking
+from lakejobs.model import Contract, Inspection
 
 CHUNK = 4 << 20
 MOST_PLAIN_COLUMNS = 200
@@ -33,18 +37,29 @@ SAMPLE = 64 << 10
 LONGEST_HEADER = 32 << 20
 # A quoted field longer than this many characters is taken as never closed: its first line is malformed.
 LONGEST_QUOTED = 1 << 20
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 EMPTY_LINE = re.compile(rb"\n\n")
-BLANKS = re.compile(r"[ \t]*+")
-INSIDE_QUOTES = re.compile(r'[^"]*+(?:""[^"]*+)*+')
-AFTER_QUOTES = re.compile(r"[ \t]*+(?:(,)|\Z)")
+USUAL = Contract()
 
 
-def _c1_control(error: Any) -> tuple[str, int]:
-    """Windows-1252 leaves five bytes undefined; read them as control characters, as in Latin-1."""
-    return chr(error.object[error.start]), error.start + 1
+class Syntax(NamedTuple):
+    """What separates the fields of a line."""
+
+    delimiter: str
+    quote: str
+    """'' if there is none."""
+    blanks: re.Pattern[str]
+    inside_quotes: re.Pattern[str]
+    after_quotes: re.Pattern[str]
 
 
-codecs.register_error("c1-controls", _c1_control)
+@functools.cache
+def syntax_of(contract: Contract) -> Syntax:
+    delimiter, quote = re.escape(contract.delimiter), re.escape(contract.quote)
+    blanks = "[ ]*+" if contract.delimiter == "\t" else r"[ \t]*+"
+    inside = rf"[^{quote}]*+(?:{quote}{quote}[^{quote}]*+)*+" if quote else ""
+    after = rf"{blanks}(?:({delimiter})|\Z)"
+    return Syntax(contract.delimiter, contract.quote, *map(re.compile, (blanks, inside, after)))
 
 
 def content_hash(source: BinaryIO) -> str:
@@ -54,8 +69,28 @@ def content_hash(source: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
-    """Read every byte once: content hash, encoding, line ends, header."""
+def inspect(
+    source: BinaryIO, known_columns: Sequence[str], contract: Contract = USUAL, packed: str = "", declared_in: str = ""
+) -> Inspection:
+    """Find the content hash, the encoding, the line ends and the header of a file.
+
+    `packed`: see `Inspection`. `declared_in`: the path of the domain's contracts.
+    """
+    if not unpacking.is_needed(packed, contract):
+        return _inspect(source, known_columns, contract, declared_in)
+    sha256 = content_hash(source)
+    source.seek(0)
+    try:
+        with unpacking.unpacked(source, packed, contract) as text:
+            found = _inspect(text, known_columns, contract, declared_in)
+    except unpacking.DamagedError as error:
+        found = Inspection(sha256, "utf-8", "LF", (), 0, False, False, f"it {error}", contract=contract)
+    return dataclasses.replace(found, sha256=sha256, packed=packed)
+
+
+def _inspect(source: BinaryIO, known_columns: Sequence[str], contract: Contract, declared_in: str) -> Inspection:
+    """Read every byte of a text once."""
+    delimiter, quote = contract.delimiter.encode(), contract.quote.encode()
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     utf8, quoted, tabs, zero = True, False, False, False
@@ -65,7 +100,8 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
     for chunk in _hashed(source, digest):
         sample = chunk[:SAMPLE]
         samples += 1
-        commas.update(line.count(b",") for line in sample.splitlines() if line and b'"' not in line)
+        lines_there = sample.splitlines()
+        commas.update(line.count(delimiter) for line in lines_there if line and not (quote and quote in line))
         start = start or chunk
         zero = zero or b"\0" in chunk
         if utf8 and not (chunk.isascii() and decoder.getstate()[0] == b""):
@@ -81,7 +117,7 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
             cr += chunk.count(b"\r")
             crlf += chunk.count(b"\r\n")
             blank += chunk.count(b"\r\n\r\n")
-        quoted = quoted or b'"' in chunk
+        quoted = quoted or (quote != b"" and quote in chunk)
         tabs = tabs or b"\t" in chunk
         # Pairs that straddle two chunks.
         if last:
@@ -93,15 +129,17 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         utf8 = False
-    encoding = "utf-8" if utf8 else "windows-1252"
+    encoding = "utf-8" if utf8 or contract.encoding else "windows-1252"
     newline = "LF" if cr == 0 else "CRLF" if cr == crlf == lf else "mixed"
     header: tuple[str, ...] = ()
     reason = None
     if zero:
-        reason = _not_text(start)
+        reason = _not_text(start, declared_in)
+    elif not utf8 and contract.encoding:
+        reason = f"it is not {contract.encoding} text, as its contract says"
     elif start:
-        header = read_header(source, encoding)
-        reason = _foreign(header, known_columns) if header else None
+        header = _aliased(_read_header(source, encoding, syntax_of(contract)), contract)
+        reason = _foreign(header, known_columns, contract, declared_in) if header else None
     lines = lf - blank + (0 if last[-1:] in (b"\n", b"") else 1)
     plain = (
         reason is None
@@ -114,7 +152,10 @@ def inspect(source: BinaryIO, known_columns: Sequence[str]) -> Inspection:
         # A sample begins and ends in the middle of a line.
         and commas.total() - commas[len(header) - 1] <= MOST_PLAIN_TROUBLES + 2 * samples
     )
-    return Inspection(digest.hexdigest(), encoding, newline, () if reason else header, lines, quoted, plain, reason)
+    known_header = () if reason else header
+    return Inspection(
+        digest.hexdigest(), encoding, newline, known_header, lines, quoted, plain, reason, contract=contract
+    )
 
 
 def count_lines(source: BinaryIO, length: int) -> int:
@@ -140,35 +181,55 @@ def _hashed(source: BinaryIO, digest: Any) -> Iterator[bytes]:
             yield chunk
 
 
-def read_header(source: BinaryIO, encoding: str) -> tuple[str, ...]:
+def _aliased(header: tuple[str, ...], contract: Contract) -> tuple[str, ...]:
+    """A header with the domain's names for what the contract's aliases stand for, unless these are there themselves."""
+    aliases, there = dict(contract.aliases), {name.casefold() for name in header}
+    return tuple(
+        aliases[name.casefold()] if name.casefold() in aliases and aliases[name.casefold()] not in there else name
+        for name in header
+    )
+
+
+def _read_header(source: BinaryIO, encoding: str, syntax: Syntax) -> tuple[str, ...]:
     """The fields of the first record of a file, blanks trimmed."""
     source.seek(0)
     start = source.read(CHUNK)
     while b"\n" not in start.lstrip(b"\r\n") and len(start) < LONGEST_HEADER and (more := source.read(CHUNK)):
         start += more
-    for fields, raw in records(_lines(io.BytesIO(start), encoding), 0):
-        return tuple(name.strip() for name in (fields or raw.split(",")))
+    for fields, raw in _records(_lines(io.BytesIO(start), encoding), 0, syntax):
+        return tuple(name.strip() for name in (fields or raw.split(syntax.delimiter)))
     return ()
 
 
-def _not_text(start: bytes) -> str:
+def _not_text(start: bytes, declared_in: str) -> str:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "it is UTF-16 text; save it as UTF-8"
+        return f"it is UTF-16 text; save it as UTF-8{_or_declare('encoding', 'utf-16', declared_in)}"
     if start.startswith(b"\x1f\x8b"):
-        return "it is compressed with gzip; unpack it first"
+        return "it is compressed with gzip; let its name end in .csv.gz"
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return "it is compressed with zstd; let its name end in .csv.zst"
     if start.startswith(b"PK"):
-        return "it is a ZIP archive or an Excel workbook; save it as CSV"
+        return "it is a ZIP archive or an Excel workbook; save it as CSV, or let the workbook's name end in .xlsx"
     return "it contains NUL bytes, so it is not text"
 
 
-def _foreign(header: Sequence[str], known_columns: Sequence[str]) -> str | None:
+def _or_declare(name: str, value: str, declared_in: str) -> str:
+    return f", or declare {name} = {json.dumps(value)} in {declared_in}" if declared_in else ""
+
+
+def _foreign(header: Sequence[str], known_columns: Sequence[str], contract: Contract, declared_in: str) -> str | None:
     folded = {name.casefold() for name in header}
     if folded & set(known_columns):
         return None
     known = ", ".join(known_columns[:4])
-    for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if any({part.strip().casefold() for part in text.split(delimiter)} & set(known_columns) for text in header):
-            return f"its fields are separated by {name}; export it with commas"
+    usual = DELIMITERS.get(contract.delimiter, repr(contract.delimiter))
+    for delimiter, name in DELIMITERS.items():
+        parts = {part.strip(" \t\"'").casefold() for text in header for part in text.split(delimiter)}
+        if parts & set(known_columns) and delimiter != contract.delimiter:
+            return (
+                f"its fields are separated by {name}; export it with {usual}"
+                f"{_or_declare('delimiter', delimiter, declared_in)}"
+            )
     shown = ", ".join(header)
     return f"its header has no column of the domain ({known}, …); it begins with: {shown[:80]!r}"
 
@@ -178,7 +239,8 @@ def _foreign(header: Sequence[str], known_columns: Sequence[str]) -> str | None:
 
 def read(source: BinaryIO, inspection: Inspection) -> Iterator[tuple[list[str] | None, str]]:
     """The records below the header: (fields, ''), or (None, raw text) for a malformed line."""
-    return itertools.islice(records(_lines(source, inspection.encoding), len(inspection.header)), 1, None)
+    lines, syntax = _lines(source, inspection.encoding), syntax_of(inspection.contract)
+    return itertools.islice(_records(lines, len(inspection.header), syntax), 1, None)
 
 
 def _lines(source: BinaryIO, encoding: str) -> Iterator[str]:
@@ -226,20 +288,20 @@ class _Ahead:
         return lines
 
 
-def records(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str]]:
+def _records(lines: Iterator[str], width: int, syntax: Syntax) -> Iterator[tuple[list[str] | None, str]]:
     """Records of `width` fields, or of any number if `width` is 0."""
-    for fields, text, _ in placed(lines, width):
+    for fields, text, _ in _placed(lines, width, syntax):
         yield fields, "" if fields is not None else text
 
 
-def placed(lines: Iterator[str], width: int) -> Iterator[tuple[list[str] | None, str, int]]:
+def _placed(lines: Iterator[str], width: int, syntax: Syntax) -> Iterator[tuple[list[str] | None, str, int]]:
     """The same records as (fields or None, raw text, number of the first line)."""
-    ahead = _Ahead(lines)
+    ahead, delimiter, quote = _Ahead(lines), syntax.delimiter, syntax.quote
     while line := ahead.take():
         text, number = line.rstrip("\r\n"), ahead.line
         if not text:
             continue
-        fields, more = _split(line, ahead) if '"' in text else (text.split(","), "")
+        fields, more = _split(line, ahead, syntax) if quote and quote in text else (text.split(delimiter), "")
         if fields is not None and width:
             while len(fields) > width and not fields[-1]:
                 fields.pop()
@@ -263,9 +325,9 @@ class Found(NamedTuple):
 
 def find(source: BinaryIO, inspection: Inspection, wanted: Collection[int]) -> Iterator[Found]:
     """Some records of a file, by their numbers."""
-    width, last = len(inspection.header), max(wanted, default=0)
+    width, last, syntax = len(inspection.header), max(wanted, default=0), syntax_of(inspection.contract)
     if not inspection.plain:
-        for record, (fields, text, line) in enumerate(placed(_lines(source, inspection.encoding), width)):
+        for record, (fields, text, line) in enumerate(_placed(_lines(source, inspection.encoding), width, syntax)):
             if record > last:
                 return
             if record in wanted:
@@ -279,16 +341,17 @@ def find(source: BinaryIO, inspection: Inspection, wanted: Collection[int]) -> I
                 return
             if record in wanted:
                 text = content.decode("utf-8", "replace")
-                ((fields, _),) = records(iter([text]), width)
+                ((fields, _),) = _records(iter([text]), width, syntax)
                 yield Found(record, number, text, fields)
 
 
-def _split(line: str, ahead: _Ahead) -> tuple[list[str] | None, str]:
+def _split(line: str, ahead: _Ahead, syntax: Syntax) -> tuple[list[str] | None, str]:
     """The fields of the record that begins with this line, or None if its quoting is broken; and its other lines.
 
     Takes the lines that a quoted field spans. If its quoting is broken, takes none: they are then read as records of
     their own.
     """
+    delimiter, quote, blanks, inside_quotes, after_quotes = syntax
     fields: list[str] = []
     value: list[str] | None = None  # parts of a quoted field that is not closed yet
     position = looked = length = 0
@@ -296,23 +359,23 @@ def _split(line: str, ahead: _Ahead) -> tuple[list[str] | None, str]:
         text = line.rstrip("\r\n")
         while True:
             if value is None:
-                start = BLANKS.match(text, position).end()  # type: ignore[union-attr]
-                if not text.startswith('"', start):
-                    end = text.find(",", position)
+                start = blanks.match(text, position).end()  # type: ignore[union-attr]
+                if not text.startswith(quote, start):
+                    end = text.find(delimiter, position)
                     fields.append(text[position:] if end < 0 else text[position:end])
                     if end < 0:
                         return fields, ahead.drop(looked)
                     position = end + 1
                     continue
                 value, position = [], start + 1
-            end = INSIDE_QUOTES.match(text, position).end()  # type: ignore[union-attr]
+            end = inside_quotes.match(text, position).end()  # type: ignore[union-attr]
             value.append(text[position:end])
             if end == len(text):
                 break
-            after = AFTER_QUOTES.match(text, end + 1)
+            after = after_quotes.match(text, end + 1)
             if after is None:
                 return None, ""
-            fields.append("".join(value).replace('""', '"'))
+            fields.append("".join(value).replace(quote + quote, quote))
             if not after[1]:
                 return fields, ahead.drop(looked)
             value, position = None, after.end()

@@ -6,11 +6,13 @@ A pattern guards every cast, because engines disagree on what they accept (`5.7`
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 from collections.abc import Sequence
 
 from lakejobs.engine import Reading, types
-from lakejobs.model import MOST_DIGITS, Domain
+from lakejobs.model import MOST_DIGITS, Column, Domain
 
 WHOLE = "^[+-]?0*[0-9]{1,15}([.]0*)?$"
 NUMBER = "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
@@ -90,8 +92,9 @@ def typed_rows(reading: Reading) -> str:
             for correction in domain.corrections
         ),
     ]
+    # As `stored_rows` reads it again.
     reported = [
-        f"""case when {name}_is_wrong then '"{name}": ' || coalesce(json_text({name}_text), 'null') end"""
+        f"""case when {name}_is_wrong then '"{name}": ' || coalesce(json_text({_number(reading, name)}), 'null') end"""
         for name in domain.columns
         if name in corrected
     ]
@@ -212,6 +215,7 @@ def judged_rows(domain: Domain) -> str:
 def hashes(reading: Reading) -> dict[str, str]:
     """Hashes of all SQL that determines the rows of silver. They change with the domain and the settings."""
     domain = reading.domain
+    reading = dataclasses.replace(reading, marks=())
     queries = {
         "typed": typed_rows(reading),
         "superseded": f"{', '.join(domain.keys)}\n{superseded_rows()}",
@@ -241,7 +245,7 @@ def _dated(reading: Reading) -> str:
             trimmed.append(f"{value} as {name}")
         else:
             trimmed.append(f"{value} as {name}_text")
-            typed.append(f"{typed_value(reading, f'{name}_text', kind)} as {name}")
+            typed.append(f"{typed_value(reading, _number(reading, name), kind)} as {name}")
     usable = (
         f"{time} >= cast(date '{reading.earliest_date}' as timestamp) "
         f"and {time} < cast(latest_date as timestamp) + interval '1' day"
@@ -249,11 +253,44 @@ def _dated(reading: Reading) -> str:
     return (
         "select *, coalesce(cast(event_time_ as date), landing_date) as partition_date from ("
         f"select *, case when {usable} then {time} end as event_time_ from ("
-        f"select *, {', '.join(typed)} from ("
-        "select file_number, source_record, landing_date, latest_date, malformed, "
+        f"select *, {', '.join(typed)} from ({_numbers(reading)}("
+        f"select file_number, source_record, landing_date, latest_date, malformed, {'marks_, ' if reading.marks else ''}"
         "malformed is not null as is_malformed, extra, "
-        f"{', '.join(trimmed)} from delivered) as trimmed) as typed) as ranged"
+        f"{', '.join(trimmed)} from delivered) as trimmed){' as numbers)' if reading.marks else ''} as typed) as ranged"
     )
+
+
+def _number(reading: Reading, name: str) -> str:
+    """The text of a column as `typed_value` reads it; what does not fit a number stays as it is."""
+    return f"{name}_number_" if reading.marks and _is_number(reading.domain.column(name)) else f"{name}_text"
+
+
+def _is_number(kind: Column) -> bool:
+    return kind in ("integer", "number") or kind.digits > 0
+
+
+def _numbers(reading: Reading) -> str:
+    """The beginning of a query that adds each number's text with the usual marks, NULL if it does not fit its own."""
+    if not reading.marks:
+        return ""
+    added = []
+    for name in reading.domain.columns:
+        if _is_number(reading.domain.column(name)):
+            value = f"{name}_text"
+            cases = " ".join(f"when {text(marks)} then {_usual(value, marks)}" for marks in reading.marks)
+            added.append(f"case marks_ {cases} else {value} end as {name}_number_")
+    return f"select *, {', '.join(added) or 'null as none_'} from ("
+
+
+def _usual(value: str, marks: str) -> str:
+    """A number's text with a decimal point and no thousands marks; NULL if it is not written with these marks."""
+    decimal, thousands = re.escape(marks[0]), marks[1:]
+    # What spreadsheets write between thousands may be a no-break space, narrow or not.
+    between = "[ \u00a0\u202f]" if thousands == " " else f"[{thousands}]" if thousands else ""
+    whole = f"([0-9]+|[0-9]{{1,3}}({between}[0-9]{{3}})+)" if thousands else "[0-9]+"
+    form = f"^[+-]?({whole}({decimal}[0-9]*)?|{decimal}[0-9]+)([eE][+-]?[0-9]{{1,3}})?$"
+    plain = f"regexp_replace({value}, {text(between)}, '', 'g')" if thousands else value
+    return f"case when regexp_like({value}, {text(form)}) then replace({plain}, {text(marks[0])}, '.') end"
 
 
 def typed_value(reading: Reading, value: str, kind: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from lakejobs.engine import CsvFile, GoldJob, GoldSource, QueryError, Reading, records, sql
+from lakejobs.engine import CsvFile, GoldJob, GoldSource, QueryError, Reading, records, sql, unpacking
 from lakejobs.engine.duckdb import Connection, Delivered, delivered_as
 from lakejobs.engine.lineage import ROW, Grouping, composed, groupings
 from lakejobs.engine.local import GENERATED_AT, OnDisk, compute
@@ -391,8 +391,9 @@ class Tracer:
         for file in local:
             if file.number in wanted:
                 as_delivered = delivered_as(file, columns)
-                with reading_file(file.path) as handle:
-                    for found in records.find(handle, file.inspection, wanted[file.number]):
+                known = file.inspection
+                with reading_file(file.path) as packed, unpacking.unpacked(packed, known.packed, known.contract) as handle:
+                    for found in records.find(handle, known, wanted[file.number]):
                         places.append((file, found))
                         delivered.append(as_delivered(found.record, found.fields, found.text))
         if not places:
@@ -449,10 +450,12 @@ def _as_query(rows: Sequence[Delivered], columns: Sequence[str]) -> str:
     listed = []
     for file, number, content, malformed in rows:
         extra, values = content or (None, [None] * len(columns))
-        texts = ", ".join("null" if not value else text(value) for value in (malformed, extra, *values))
+        marks = file.inspection.contract.marks
+        texts = ", ".join("null" if not value else text(value) for value in (malformed, extra, marks, *values))
         listed.append(f"({file.number}, {number}, date '{file.landing_date}', date '{file.latest_date}', {texts})")
-    names = ", ".join(("file_number", "source_record", "landing_date", "latest_date", "malformed", "extra", *columns))
-    texts = ", ".join(f"cast({name} as varchar) as {name}" for name in ("malformed", "extra", *columns))
+    own = ("malformed", "extra", "marks_", *columns)
+    names = ", ".join(("file_number", "source_record", "landing_date", "latest_date", *own))
+    texts = ", ".join(f"cast({name} as varchar) as {name}" for name in own)
     return (
         f"select file_number, cast(source_record as bigint) as source_record, landing_date, latest_date, {texts} "
         f"from (values {', '.join(listed)}) as rows ({names})"

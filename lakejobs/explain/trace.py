@@ -365,7 +365,7 @@ class _Fates:
             content = footers.read_footer(self._state.lake.store, path) if date in self._state.silver else None
             self._lineages[date] = {tuple(file[:3]) for file in content["lineage"]["files"]} if content else None
         entry = self._entries[one.file.number]
-        return (one.file.name, entry.bytes, entry.inspection.sha256) in (self._lineages[date] or ())
+        return (one.file.name, entry.bytes, entry.inspection.content) in (self._lineages[date] or ())
 
     def of(self, one: Sought) -> Record:
         lake, place, date = self._state.lake, one.place, one.values["partition_date"]

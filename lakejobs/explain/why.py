@@ -80,7 +80,7 @@ def _bronze(state: DomainState, target: Target) -> Answer:
     path = state.lake.bronze(target.name, target.date) if target.date else state.lake.layer("bronze", target.name)
     manifest = state.read_manifest(target.date) if target.date else None
     files = (
-        [[entry.name, entry.bytes, entry.inspection.sha256, entry.records] for entry in manifest.files]
+        [[entry.name, entry.bytes, entry.inspection.content, entry.records] for entry in manifest.files]
         if manifest
         else []
     )

@@ -141,7 +141,7 @@ def files_of(state: DomainState, dates: Sequence[dt.date]) -> dict[dt.date, dict
             for day, records in entry.dates.items():
                 date = dt.date.fromisoformat(day)
                 if date in found:
-                    found[date][path] = (entry.bytes, entry.inspection.sha256, records)
+                    found[date][path] = (entry.bytes, entry.inspection.content, records)
     return found
 
 
@@ -166,6 +166,8 @@ def _files(
             found.append(Cause("file", path, f"{path} {what}", records=old[2]))
         elif old and new and old[:2] == new[:2]:
             found.append(Cause("file", path, f"{path} is read differently", records=new[2]))
+        elif old and new and old[1].partition("-")[0] == new[1].partition("-")[0]:
+            found.append(Cause("file", path, f"the contract of {path} changed", records=new[2]))
         elif new:
             found.append(Cause("file", path, f"{path} changed after it landed", records=new[2]))
     return found

@@ -10,6 +10,7 @@ in the domain's lock, which tells a run that they have published something.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import functools
 from collections.abc import Iterable, Iterator
@@ -26,14 +27,17 @@ from lakejobs.freshness.made_by import (
     reading_of,
 )
 from lakejobs.messages import LakeError, counted, few, log
-from lakejobs.model import GoldFooter, Landing, Manifest, SilverFooter, digest
+from lakejobs.model import Contract, GoldFooter, Landing, Manifest, SilverFooter, digest
 from lakejobs.project import broken_domains, domains
-from lakejobs.quality import suite
+from lakejobs.quality import contracts, suite
+from lakejobs.quality.contracts import Contracts
 from lakejobs.storage import File, Listing, deliveries, documents
 from lakejobs.storage.layout import Lake, partition_path
 
 EMPTY = "it is empty"
 """The note on a file that has no bytes, or only blank lines. Manifests store it."""
+HELD = "held: "
+"""How the reason begins why a file is rejected until somebody says how to read it."""
 
 
 class DomainState:
@@ -114,11 +118,17 @@ class DomainState:
     def rescan(self) -> None:
         """Read the state of bronze and silver again."""
         self.token = self.lake.store.token(self.domain)
-        self.reading = reading_of(domains()[self.domain])
+        domain = domains()[self.domain]
+        try:
+            self.contracts = contracts.load(domain)
+        except LakeError:  # told where the suite is loaded, and before anything lands
+            self.contracts = Contracts()
+        self.reading = reading_of(domain, self.contracts)
         self.made_by = MadeBy.of(self.reading)
         self.manifests = {}
-        domain = self.reading.domain
-        self.scan_hash = digest([VERSION, domain.key, domain.event_time, sql.partition_dates(self.reading)])
+        plain = dataclasses.replace(self.reading, marks=())
+        self.scan_hash = digest([VERSION, domain.key, domain.event_time, sql.partition_dates(plain)])
+        self._contracts_hash = digest(str(self.contracts)) if self.contracts.blocks else ""
         self.landings, self.stale = {}, set()
         bronze = self.lake.landed(self.domain)
         for date in sorted({*bronze, *self._seen_staged}):
@@ -137,6 +147,7 @@ class DomainState:
     def _look_at_landing(self, date: dt.date, listed: Listing | None) -> None:
         """Update what is known about a bronze partition. `listed`: its deliveries."""
         seen = f"{self.scan_hash} {self._seen_staged.get(date, '')} {listed.digest if listed else ''}"
+        seen += self._contracts_hash
         known = self._facts.landing(date.isoformat())
         if known is None or known.seen != seen or not all(map(self.is_landed, known.elsewhere)):
             staged, files = self.staged.get(date, []), listed.files() if listed else []
@@ -173,6 +184,8 @@ class DomainState:
             return False
         for file in files:
             entry = described[file.name]
+            if entry.inspection.contract != self.contract_of(file.name):
+                return False
             if file.version != entry.version:
                 if file.size != entry.bytes:
                     return False
@@ -190,6 +203,10 @@ class DomainState:
                 return None
             manifest = Manifest.from_json(content)
         return manifest if manifest.scan == self.scan_hash else None
+
+    def contract_of(self, name: str) -> Contract:
+        """The contract of a file in bronze."""
+        return self.contracts.of(deliveries.original_name(name))
 
     def bronze_path(self, landing: dt.date, name: str) -> str:
         """The path of a file in bronze, relative to the domain's directory there."""
@@ -283,9 +300,11 @@ class DomainState:
 
     @property
     def rejected(self) -> list[str]:
-        """Messages about rejected files, for as long as they are in bronze."""
+        """Messages about files that are rejected or held back, for as long as they are in bronze."""
         return [
-            f"{self.shown(date, name)} is rejected: {reason}. Delete it from bronze and staging once this is resolved"
+            f"{self.shown(date, name)} is held back: {reason.removeprefix(HELD)}, or delete it from bronze and staging"
+            if reason.startswith(HELD)
+            else f"{self.shown(date, name)} is rejected: {reason}. Delete it from bronze and staging once this is resolved"
             for date, landing in sorted(self.landings.items())
             for name, reason in landing.rejected.items()
             if self._is_still_there(date, name)

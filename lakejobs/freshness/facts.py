@@ -17,9 +17,9 @@ from lakejobs.storage.layout import Lake
 
 Kind = TypeVar("Kind")
 
-VERSION = 4
+VERSION = 5
 """The version of the manifests. Those of another version are rebuilt."""
-FACTS_VERSION = 5
+FACTS_VERSION = 6
 """The same for the facts."""
 
 

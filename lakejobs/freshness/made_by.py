@@ -15,6 +15,7 @@ from lakejobs.messages import LakeError, few
 from lakejobs.model import Cause, Domain, digest
 from lakejobs.project import domains
 from lakejobs.quality import suite
+from lakejobs.quality.contracts import Contracts
 
 SILVER_VERSION = 3
 GOLD_VERSION = 4
@@ -22,13 +23,14 @@ GOLD_VERSION = 4
 fingerprint of the output with the versions."""
 
 
-def reading_of(domain: Domain) -> Reading:
-    """How a domain's files are read, according to the settings."""
+def reading_of(domain: Domain, contracts: Contracts) -> Reading:
+    """How a domain's files are read, according to the settings and the contracts."""
     section = settings()
     if unknown := [name for name in section.timestamp_formats if name not in domains()]:
         known = ", ".join(domains())
         raise LakeError(f"[lake] timestamp_formats: unknown domain {few(unknown)}; known domains: {known}")
-    return Reading(domain, section.earliest_date, tuple(section.timestamp_formats.get(domain.name, ())))
+    formats = tuple(section.timestamp_formats.get(domain.name, ()))
+    return Reading(domain, section.earliest_date, formats, contracts.marks)
 
 
 @dataclass(frozen=True)

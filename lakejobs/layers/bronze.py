@@ -10,22 +10,29 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from lakejobs.engine import CsvFile, Engine, FileCount, NotPlainError, records
-from lakejobs.freshness.domain_state import EMPTY, DomainState
+from lakejobs.engine import CsvFile, Engine, FileCount, NotPlainError, records, unpacking
+from lakejobs.freshness.domain_state import EMPTY, HELD, DomainState
 from lakejobs.messages import LakeError, OnProgress, counted, few, log
 from lakejobs.model import Domain, Inspection, Manifest, ManifestEntry, Staged
 from lakejobs.project import domains
+from lakejobs.quality import contracts
 from lakejobs.storage import File, Store, deliveries, documents
 from lakejobs.storage.layout import partition_date
 from lakejobs.storage.local import copy
 
 
+LOOKS_LIKE = 0.5
+"""How much two names have in common, from 0 to 1, if one may stand for the other."""
+
+
 def land(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progress: OnProgress) -> str:
     """Land what is staged for some dates, inspect the new files and write the manifests. Returns a summary."""
+    contracts.load(state.reading.domain)  # raises an error if they are broken
     earlier, troubles = Deliveries(state), []
     staged: dict[dt.date, dict[str, Staged]] = {}
     inspected: dict[str, Inspection] = {}  # the files that land in this call, by bronze path
@@ -188,7 +195,7 @@ def _land_file(state: DomainState, earlier: Deliveries, date: dt.date, file: Fil
         with ThreadPoolExecutor(1) as pool:
             # The kernel copies a large file while it is being inspected.
             copying = pool.submit(copy, handle, temporary) if file.size > records.CHUNK else None
-            inspection = inspect(again, state.reading.domain)
+            inspection = inspect(again, state, name)
             if copying:
                 copying.result()
         if not copying:
@@ -241,19 +248,21 @@ def describe(
     listing = state.list_bronze(date)
     for file in listing.files() if listing else ():
         old = known.pop(file.name, None)
-        if old and old.version == file.version:
+        is_read_alike = old is not None and old.inspection.contract == state.contract_of(file.name)
+        if old and old.version == file.version and is_read_alike:
             entries.append(old)
             continue
         if landed := inspected.get(state.bronze_path(date, file.name)):
             inspection = landed
         else:
             with state.lake.store.reading(f"{directory}/{file.name}") as handle:
-                inspection = inspect(handle, domain)
-        if old and old.inspection.sha256 == inspection.sha256:
+                inspection = inspect(handle, state, file.name)
+        is_edited = old is not None and old.inspection.sha256 != inspection.sha256
+        if old and not is_edited and is_read_alike:
             entries.append(dataclasses.replace(old, version=file.version))
             continue
         notes = _notes(inspection, domain)
-        if old:
+        if old and is_edited:
             notes.append(f"it changed after it landed; its SHA-256 began with {old.inspection.sha256[:12]}")
             log.warning("%s changed after it landed; silver will use its new content", state.shown(date, file.name))
         missing = missing_columns(inspection, domain)
@@ -272,15 +281,21 @@ def delivery_order(landing: dt.date, entry: ManifestEntry) -> tuple[deliveries.D
     return deliveries.delivery(entry.name, landing, sha256), sha256
 
 
-def inspect(source: BinaryIO, domain: Domain) -> Inspection:
-    """Inspect a file's bytes, and reject it if it lacks a column of the key or the event time."""
-    inspection = records.inspect(source, list(domain.columns))
+def inspect(source: BinaryIO, state: DomainState, name: str) -> Inspection:
+    """Inspect a file's bytes. `name`: its name in bronze.
+
+    Reject it if it lacks a column of the key or the event time. Hold it back if another column may be what it lacks.
+    """
+    domain, columns = state.reading.domain, list(state.reading.domain.columns)
+    contract, packed = state.contract_of(name), deliveries.packed(name)
+    inspection = records.inspect(source, columns, contract, packed, contracts.path_of(domain.name))
     if inspection.rejected or not inspection.header:
         return inspection
-    by_name, others = records.match(inspection.header, list(domain.columns))
-    missing = [name for name in dict.fromkeys((*domain.keys, domain.event_time)) if name not in by_name]
+    by_name, others = records.match(inspection.header, columns)
+    missing = [column for column in dict.fromkeys((*domain.keys, domain.event_time)) if column not in by_name]
     if not missing:
-        return inspection
+        alike = _alike(missing_columns(inspection, domain), others)
+        return dataclasses.replace(inspection, header=(), plain=False, rejected=_held(domain, name, alike)) if alike else inspection
     reason = f"it has no column {' or '.join(missing)}, which every record of {domain.name} needs"
     header = {name.casefold() for name in inspection.header}
     for other in domains().values():
@@ -288,27 +303,63 @@ def inspect(source: BinaryIO, domain: Domain) -> Inspection:
             reason += f"; it has all the columns of {other.name}"
             break
     else:
-        reason += _guess(missing, others)
+        if alike := _alike(missing, others):
+            said = ", ".join(f"{other} looks like {column}" for column, other in alike.items())
+            reason += f"; {said}. Accept it with: {_accept(domain, name, alike)}"
     return dataclasses.replace(inspection, header=(), plain=False, rejected=reason)
 
 
+def header_of(state: DomainState, name: str) -> tuple[str, ...]:
+    """The header of the last file that was staged under a name, as its contract reads it. Raises LakeError."""
+    domain, places = state.reading.domain, []
+    if state.lake.staging.stat(f"{state.domain}/{name}"):
+        places.append((state.lake.staging, f"{state.domain}/{name}"))
+    for landing, listing in state.lake.landed(state.domain).items():
+        for file in listing.files():
+            if name in (file.name, deliveries.original_name(file.name)):
+                places.append((state.lake.store, f"{state.lake.bronze(state.domain, landing)}/{file.name}"))
+    if not places:
+        raise LakeError(f"{domain.name} has no file {name}, neither in staging nor in bronze")
+    store, path = places[-1]
+    contract = state.contract_of(name)
+    with store.reading(path) as handle:
+        found = records.inspect(handle, list(domain.columns), contract, deliveries.packed(name))
+    if found.rejected or not found.header:
+        raise LakeError(f"{store.location(path)} cannot be accepted: {found.rejected or 'it is empty'}")
+    return found.header
+
+
 def missing_columns(inspection: Inspection, domain: Domain) -> list[str]:
-    """Columns of the domain that an accepted file lacks."""
+    """Columns of the domain that an accepted file lacks although its contract does not say so."""
     if inspection.rejected or not inspection.header:
         return []
     by_name, _ = records.match(inspection.header, list(domain.columns))
-    return [name for name in domain.columns if name not in by_name]
+    return [name for name in domain.columns if name not in by_name and name not in inspection.contract.absent]
 
 
-def _guess(missing: Sequence[str], others: Iterable[str]) -> str:
-    """Suggest which unknown columns of a header may be missing ones under another name."""
+def _alike(missing: Sequence[str], others: Iterable[str]) -> dict[str, str]:
+    """The unknown columns of a header that may be missing ones under another name, by the missing ones."""
     unknown = {name.casefold(): name for name in others}
-    alike = [
-        f"{unknown[found[0]]} looks like {name}"
-        for name in missing
-        if (found := difflib.get_close_matches(name, unknown, 1, 0.5))
-    ]
-    return f"; {', '.join(alike)}" if alike else ""
+    found = {}
+    for name in missing:
+        if close := difflib.get_close_matches(name, unknown, 1, LOOKS_LIKE):
+            found[name] = unknown.pop(close[0])
+    return found
+
+
+def _held(domain: Domain, name: str, alike: Mapping[str, str]) -> str:
+    said = "; ".join(f"column {column} is missing, and {other} looks like it" for column, other in alike.items())
+    original = deliveries.original_name(name)
+    return (
+        f"{HELD}{said}. Accept it with: {_accept(domain, name, alike)} (or, if they are not the same, with: lakejobs "
+        f"accept {domain.name} {shlex.quote(original)})"
+    )
+
+
+def _accept(domain: Domain, name: str, alike: Mapping[str, str]) -> str:
+    """The command that accepts a file whose columns have other names."""
+    aliases = " ".join(f"--alias {shlex.quote(f'{other}={column}')}" for column, other in alike.items())
+    return f"lakejobs accept {domain.name} {shlex.quote(deliveries.original_name(name))} {aliases}"
 
 
 def _notes(inspection: Inspection, domain: Domain) -> list[str]:
@@ -322,7 +373,7 @@ def _notes(inspection: Inspection, domain: Domain) -> list[str]:
     if inspection.encoding != "utf-8":
         notes.append("it is not UTF-8, so it was read as Windows-1252")
     if missing := missing_columns(inspection, domain):
-        notes.append(f"it has no column {few(missing)}{_guess(missing, others)}")
+        notes.append(f"it has no column {few(missing)}")
     if others:
         notes.append(f"it has unknown columns, kept in rescued_data: {few(others)}")
     return notes
@@ -389,7 +440,10 @@ def csv_file(state: DomainState, date: dt.date, entry: ManifestEntry, number: in
         inspection=entry.inspection,
         name=path,
         size=entry.bytes,
-        is_line_by_line=entry.inspection.plain and not entry.malformed and entry.records == entry.inspection.lines - 1,
+        is_line_by_line=entry.inspection.plain
+        and not unpacking.is_needed(entry.inspection.packed, entry.inspection.contract)
+        and not entry.malformed
+        and entry.records == entry.inspection.lines - 1,
     )
 
 

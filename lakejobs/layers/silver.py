@@ -188,8 +188,8 @@ def files_of(files: Sequence[tuple[CsvFile, ManifestEntry]], date: dt.date) -> l
 
 
 def lineage_of(file: CsvFile, entry: ManifestEntry, date: dt.date) -> list[Any]:
-    """What it says of one of them: name, size, content hash, and its records there."""
-    return [file.name, entry.bytes, entry.inspection.sha256, entry.dates[date.isoformat()]]
+    """What it says of one of them: name, size, content, and its records there."""
+    return [file.name, entry.bytes, entry.inspection.content, entry.dates[date.isoformat()]]
 
 
 def why_rebuilt(why: Mapping[dt.date, Sequence[Cause]]) -> dict[str, list[dt.date]]:

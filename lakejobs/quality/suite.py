@@ -17,6 +17,7 @@ from lakejobs.config import EXPECTATIONS
 from lakejobs.config import lake as settings
 from lakejobs.messages import LakeError
 from lakejobs.model import Domain
+from lakejobs.quality import contracts
 
 SEVERITIES = ("critical", "warning", "info")
 BROKEN = "broken: "
@@ -119,8 +120,9 @@ def load_suite(domain: Domain) -> Suite:
     """Read a suite and check everything that can be checked without Great Expectations.
 
     Raises LakeError, with the file and the rule, for missing or broken JSON, a missing or duplicate code, an unknown
-    severity, or a column that the domain does not have.
+    severity, a column that the domain does not have, or a broken contract beside it.
     """
+    contracts.load(domain)
     path = suite_path(domain.name)
     if not project.exists(path):
         raise LakeError(f"{path} is missing: every domain needs a suite of rules, even an empty one")

@@ -6,6 +6,8 @@ The names in bronze give the order of a domain's deliveries, so it survives the 
     sales_20261101_120000_delivered_20261102_090000_000000.csv      the same name with other content, and when
     till_delivered_20261102_083000_500000.csv               a name without a stamp, till.csv, and when
     till.csv                                                put into bronze by hand: at midnight of its partition
+
+Instead of `.csv`, names may end in `.csv.gz`, `.csv.zst` or `.xlsx`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from lakejobs.storage import File
 
 BEING_WRITTEN = (".tmp", ".part")
 STAMP = re.compile(r"_([0-9]{8})_((?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9])(?![0-9])")
-DELIVERED = re.compile(r"(.+)_delivered_([0-9]{8}_[0-9]{6}_[0-9]{6})(\.csv)", re.IGNORECASE | re.DOTALL)
+PACKED = {".csv": "", ".csv.gz": "gzip", ".csv.zst": "zstd", ".xlsx": "excel"}
+"""What the text of a delivery is packed in, by the end of its name."""
+ENDING = f"(?P<ending>{'|'.join(map(re.escape, PACKED))})"
+NAME = re.compile(f"(?P<stem>.*){ENDING}", re.IGNORECASE | re.DOTALL)
+DELIVERED = re.compile(f"(.+)_delivered_([0-9]{{8}}_[0-9]{{6}}_[0-9]{{6}}){ENDING}", re.IGNORECASE | re.DOTALL)
 DELIVERED_FORMAT = "%Y%m%d_%H%M%S_%f"
 # How earlier versions named other content under the same name: with the first digits of its hash.
 DELIVERED_BY_HASH = re.compile(r"(.+)-([0-9a-f]{8})(\.csv)", re.IGNORECASE | re.DOTALL)
@@ -50,8 +56,14 @@ def delivery(name: str, landing: dt.date, sha256: str) -> Delivery:
 
 
 def is_delivery(name: str) -> bool:
-    """Whether a file in staging or bronze is a delivery: a .csv file that is not being written."""
-    return name.lower().endswith(".csv") and not name.startswith((".", "_"))
+    """Whether a file in staging or bronze is a delivery: a .csv file, perhaps packed, that is not being written."""
+    return name.lower().endswith((*PACKED,)) and not name.startswith((".", "_"))
+
+
+def packed(name: str) -> str:
+    """What the text of a delivery is packed in: gzip, zstd or excel; '' for nothing."""
+    found = NAME.fullmatch(name)
+    return PACKED[found["ending"].lower()] if found else ""
 
 
 def is_stray(name: str) -> bool:
@@ -82,8 +94,9 @@ def stamp(name: str) -> dt.datetime | None:
 
 def delivered_name(original: str, moment: dt.datetime) -> str:
     """The name in bronze of a delivery whose own name does not say when it was."""
-    stem, dot, suffix = original.rpartition(".")
-    return f"{stem}_delivered_{moment.strftime(DELIVERED_FORMAT)}{dot}{suffix}"
+    found = NAME.fullmatch(original)
+    assert found
+    return f"{found['stem']}_delivered_{moment.strftime(DELIVERED_FORMAT)}{found['ending']}"
 
 
 def original_name(name: str) -> str:
