@@ -240,7 +240,7 @@ class Inspection:
     newline: str
     """How lines end: LF, CRLF, or mixed."""
     header: tuple[str, ...]
-    """Column names as delivered, blanks trimmed, after the contract's aliases; empty if the file is empty or rejected."""
+    """Column names as delivered, blanks trimmed, aliases replaced; empty if the file is empty or rejected."""
     lines: int
     """Lines that are not empty, including the header."""
     quoted: bool

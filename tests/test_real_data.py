@@ -20,7 +20,7 @@ COLUMNS = {
 
 
 def german(text: str) -> str:
-    """A CSV file as a German till writes it: semicolons, decimal commas, points between thousands, Windows' line ends."""
+    """A CSV file as a German till writes it: semicolons, decimal commas, points between thousands, CRLF."""
     header, *rows = csv.reader(io.StringIO(text))
     numbers = [header.index(name) for name in ("quantity", "unit_price", "total_amount")]
     out = io.StringIO()

@@ -336,12 +336,14 @@ def load_order(files: Iterable[CsvFile]) -> list[CsvFile]:
 
 
 def _by_reader(files: Iterable[CsvFile]) -> tuple[list[list[CsvFile]], list[CsvFile]]:
-    """The files that the engine reads, in groups with the same header, line ends and contract, and those it cannot read."""
+    """The files that the engine reads, in groups alike in header, line ends and contract, and those it cannot read."""
     plain: dict[tuple[Any, ...], list[CsvFile]] = {}
     careful = []
     for file in files:
         if file.inspection.plain and PLAIN_PATH.fullmatch(file.path):
-            plain.setdefault((file.inspection.header, file.inspection.newline, file.inspection.contract), []).append(file)
+            plain.setdefault((file.inspection.header, file.inspection.newline, file.inspection.contract), []).append(
+                file
+            )
         else:
             careful.append(file)
     return list(plain.values()), careful

@@ -100,8 +100,7 @@ def _inspect(source: BinaryIO, known_columns: Sequence[str], contract: Contract,
     for chunk in _hashed(source, digest):
         sample = chunk[:SAMPLE]
         samples += 1
-        lines_there = sample.splitlines()
-        commas.update(line.count(delimiter) for line in lines_there if line and not (quote and quote in line))
+        commas.update(line.count(delimiter) for line in sample.splitlines() if line and not (quote and quote in line))
         start = start or chunk
         zero = zero or b"\0" in chunk
         if utf8 and not (chunk.isascii() and decoder.getstate()[0] == b""):
@@ -152,10 +151,8 @@ def _inspect(source: BinaryIO, known_columns: Sequence[str], contract: Contract,
         # A sample begins and ends in the middle of a line.
         and commas.total() - commas[len(header) - 1] <= MOST_PLAIN_TROUBLES + 2 * samples
     )
-    known_header = () if reason else header
-    return Inspection(
-        digest.hexdigest(), encoding, newline, known_header, lines, quoted, plain, reason, contract=contract
-    )
+    header = () if reason else header
+    return Inspection(digest.hexdigest(), encoding, newline, header, lines, quoted, plain, reason, contract=contract)
 
 
 def count_lines(source: BinaryIO, length: int) -> int:

@@ -250,13 +250,17 @@ def _dated(reading: Reading) -> str:
         f"{time} >= cast(date '{reading.earliest_date}' as timestamp) "
         f"and {time} < cast(latest_date as timestamp) + interval '1' day"
     )
+    rows = (
+        "select file_number, source_record, landing_date, latest_date, malformed, "
+        f"malformed is not null as is_malformed, extra, {'marks_, ' if reading.marks else ''}"
+        f"{', '.join(trimmed)} from delivered"
+    )
+    if numbers := _usual_numbers(reading):
+        rows = f"select *, {', '.join(numbers)} from ({rows}) as written"
     return (
         "select *, coalesce(cast(event_time_ as date), landing_date) as partition_date from ("
         f"select *, case when {usable} then {time} end as event_time_ from ("
-        f"select *, {', '.join(typed)} from ({_numbers(reading)}("
-        f"select file_number, source_record, landing_date, latest_date, malformed, {'marks_, ' if reading.marks else ''}"
-        "malformed is not null as is_malformed, extra, "
-        f"{', '.join(trimmed)} from delivered) as trimmed){' as numbers)' if reading.marks else ''} as typed) as ranged"
+        f"select *, {', '.join(typed)} from ({rows}) as trimmed) as typed) as ranged"
     )
 
 
@@ -269,17 +273,15 @@ def _is_number(kind: Column) -> bool:
     return kind in ("integer", "number") or kind.digits > 0
 
 
-def _numbers(reading: Reading) -> str:
-    """The beginning of a query that adds each number's text with the usual marks, NULL if it does not fit its own."""
-    if not reading.marks:
-        return ""
-    added = []
-    for name in reading.domain.columns:
+def _usual_numbers(reading: Reading) -> list[str]:
+    """The text of each number with the usual marks; NULL if it is not written with the file's own."""
+    found = []
+    for name in reading.domain.columns if reading.marks else ():
         if _is_number(reading.domain.column(name)):
             value = f"{name}_text"
             cases = " ".join(f"when {text(marks)} then {_usual(value, marks)}" for marks in reading.marks)
-            added.append(f"case marks_ {cases} else {value} end as {name}_number_")
-    return f"select *, {', '.join(added) or 'null as none_'} from ("
+            found.append(f"case marks_ {cases} else {value} end as {name}_number_")
+    return found
 
 
 def _usual(value: str, marks: str) -> str:

@@ -392,7 +392,10 @@ class Tracer:
             if file.number in wanted:
                 as_delivered = delivered_as(file, columns)
                 known = file.inspection
-                with reading_file(file.path) as packed, unpacking.unpacked(packed, known.packed, known.contract) as handle:
+                with (
+                    reading_file(file.path) as packed,
+                    unpacking.unpacked(packed, known.packed, known.contract) as handle,
+                ):
                     for found in records.find(handle, known, wanted[file.number]):
                         places.append((file, found))
                         delivered.append(as_delivered(found.record, found.fields, found.text))

@@ -1,8 +1,8 @@
 """Deliveries that are not UTF-8 text as they are: unpacked or converted to it, before anything else reads them.
 
-gzip and zstd files are unpacked. Of an Excel workbook, one sheet becomes a CSV file: one line for each row of the sheet,
-numbers as Excel stores them (`3`, not `3.0`), dates and times in ISO 8601. Text in an encoding that the contract names
-becomes UTF-8.
+gzip and zstd files are unpacked. Of an Excel workbook, one sheet becomes a CSV file: one line for each row of the
+sheet, whole numbers as `3`, not `3.0`, dates and times in ISO 8601. Text in an encoding that the contract names becomes
+UTF-8.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def unpack(source: BinaryIO, packed: str, contract: Contract, target: BinaryIO) 
         elif packed == "zstd":
             import pyarrow as pa
 
-            data = cast(BinaryIO, io.BufferedReader(cast(Any, pa.CompressedInputStream(source, "zstd"))))
+            data = cast(BinaryIO, io.BufferedReader(cast(Any, pa.CompressedInputStream(_StaysOpen(source), "zstd"))))
         try:
             _decode(data, contract.encoding, target)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -77,6 +77,21 @@ def unpack(source: BinaryIO, packed: str, contract: Contract, target: BinaryIO) 
             if packed != "zstd" or error.errno:
                 raise
             raise DamagedError(f"cannot be unpacked: {str(error).splitlines()[0]}") from None
+
+
+class _StaysOpen(io.RawIOBase):
+    """A file that is not closed with whatever reads it."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._source.read(len(buffer))
+        buffer[: len(read)] = read
+        return len(read)
 
 
 def _decode(data: BinaryIO, encoding: str, target: BinaryIO) -> None:

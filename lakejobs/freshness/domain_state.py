@@ -174,7 +174,9 @@ class DomainState:
         Reads the files whose version has changed but not their size: those of a copied lake once, others hardly ever.
         """
         described = {entry.name: entry for entry in manifest.files}
-        if described.keys() != {file.name for file in files}:
+        if described.keys() != {file.name for file in files} or any(
+            entry.inspection.contract != self.contract_of(name) for name, entry in described.items()
+        ):
             return False
         for file in staged:
             known = manifest.staged.get(file.name)
@@ -184,8 +186,6 @@ class DomainState:
             return False
         for file in files:
             entry = described[file.name]
-            if entry.inspection.contract != self.contract_of(file.name):
-                return False
             if file.version != entry.version:
                 if file.size != entry.bytes:
                     return False
@@ -302,9 +302,7 @@ class DomainState:
     def rejected(self) -> list[str]:
         """Messages about files that are rejected or held back, for as long as they are in bronze."""
         return [
-            f"{self.shown(date, name)} is held back: {reason.removeprefix(HELD)}, or delete it from bronze and staging"
-            if reason.startswith(HELD)
-            else f"{self.shown(date, name)} is rejected: {reason}. Delete it from bronze and staging once this is resolved"
+            self.shown(date, name) + _rejected(reason)
             for date, landing in sorted(self.landings.items())
             for name, reason in landing.rejected.items()
             if self._is_still_there(date, name)
@@ -369,6 +367,12 @@ class DomainState:
     def published(self, date: dt.date) -> None:
         """Update the state after a silver partition was written or removed."""
         self._look_at_silver(date, self.lake.store.stat(self.lake.silver(self.domain, date)))
+
+
+def _rejected(reason: str) -> str:
+    if reason.startswith(HELD):
+        return f" is held back: {reason.removeprefix(HELD)}, or delete it from bronze and staging"
+    return f" is rejected: {reason}. Delete it from bronze and staging once this is resolved"
 
 
 def _seen(staged: list[File]) -> str:

@@ -23,7 +23,7 @@ GOLD_VERSION = 4
 fingerprint of the output with the versions."""
 
 
-def reading_of(domain: Domain, contracts: Contracts) -> Reading:
+def reading_of(domain: Domain, contracts: Contracts = Contracts()) -> Reading:  # noqa: B008
     """How a domain's files are read, according to the settings and the contracts."""
     section = settings()
     if unknown := [name for name in section.timestamp_formats if name not in domains()]:

@@ -25,7 +25,6 @@ from lakejobs.storage import File, Store, deliveries, documents
 from lakejobs.storage.layout import partition_date
 from lakejobs.storage.local import copy
 
-
 LOOKS_LIKE = 0.5
 """How much two names have in common, from 0 to 1, if one may stand for the other."""
 
@@ -295,7 +294,11 @@ def inspect(source: BinaryIO, state: DomainState, name: str) -> Inspection:
     missing = [column for column in dict.fromkeys((*domain.keys, domain.event_time)) if column not in by_name]
     if not missing:
         alike = _alike(missing_columns(inspection, domain), others)
-        return dataclasses.replace(inspection, header=(), plain=False, rejected=_held(domain, name, alike)) if alike else inspection
+        return (
+            dataclasses.replace(inspection, header=(), plain=False, rejected=_held(domain, name, alike))
+            if alike
+            else inspection
+        )
     reason = f"it has no column {' or '.join(missing)}, which every record of {domain.name} needs"
     header = {name.casefold() for name in inspection.header}
     for other in domains().values():
@@ -315,9 +318,8 @@ def header_of(state: DomainState, name: str) -> tuple[str, ...]:
     if state.lake.staging.stat(f"{state.domain}/{name}"):
         places.append((state.lake.staging, f"{state.domain}/{name}"))
     for landing, listing in state.lake.landed(state.domain).items():
-        for file in listing.files():
-            if name in (file.name, deliveries.original_name(file.name)):
-                places.append((state.lake.store, f"{state.lake.bronze(state.domain, landing)}/{file.name}"))
+        names = [file.name for file in listing.files() if name in (file.name, deliveries.original_name(file.name))]
+        places += [(state.lake.store, f"{state.lake.bronze(state.domain, landing)}/{found}") for found in names]
     if not places:
         raise LakeError(f"{domain.name} has no file {name}, neither in staging nor in bronze")
     store, path = places[-1]

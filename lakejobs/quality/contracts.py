@@ -48,12 +48,8 @@ class Contracts:
         contract = Contract()
         for patterns, content in self.blocks:
             if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns):
-                contract = dataclasses.replace(
-                    contract,
-                    **content,
-                    aliases=(*contract.aliases, *content.get("aliases", ())),
-                    absent=(*contract.absent, *content.get("absent", ())),
-                )
+                together = {name: (*getattr(contract, name), *content[name]) for name in ("aliases", "absent")}
+                contract = dataclasses.replace(contract, **{**content, **together})
         return contract
 
     @property
@@ -61,7 +57,9 @@ class Contracts:
         """All marks of numbers, see `Contract.marks`, that the contracts may give a file."""
         decimals = {".", *(content["decimal"] for _, content in self.blocks if "decimal" in content)}
         thousands = {"", *(content["thousands"] for _, content in self.blocks if "thousands" in content)}
-        found = {Contract(decimal=one, thousands=other).marks for one in decimals for other in thousands if one != other}
+        found = {
+            Contract(decimal=one, thousands=other).marks for one in decimals for other in thousands if one != other
+        }
         return tuple(sorted(found - {""}))
 
 
@@ -96,8 +94,10 @@ def _block(where: str, domain: Domain, source: Mapping[str, Any]) -> tuple[Seque
     for name in source:
         if name not in NAMES:
             close = difflib.get_close_matches(name, NAMES, 1)
-            raise LakeError(f"{where}: unknown {name!r}; {f'did you mean {close[0]}' if close else 'expected one of'}"
-                            f"{'?' if close else ' ' + ', '.join(NAMES)}")
+            raise LakeError(
+                f"{where}: unknown {name!r}; {f'did you mean {close[0]}' if close else 'expected one of'}"
+                f"{'?' if close else ' ' + ', '.join(NAMES)}"
+            )
     patterns = source.get("files", "*")
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(patterns, list) or not patterns or not all(isinstance(one, str) and one for one in patterns):
@@ -109,7 +109,7 @@ def _block(where: str, domain: Domain, source: Mapping[str, Any]) -> tuple[Seque
     if "delimiter" in content and not re.fullmatch(r"[^\sa-zA-Z0-9\"]|\t", content["delimiter"], re.ASCII):
         raise LakeError(f"{where}: delimiter {content['delimiter']!r}: expected one character such as ; or \\t")
     if not re.fullmatch(r"[^\sa-zA-Z0-9\\]?", content.get("quote", ""), re.ASCII):
-        raise LakeError(f"{where}: quote {content['quote']!r}: expected one character such as ', or \"\" for none")
+        raise LakeError(f'{where}: quote {content["quote"]!r}: expected one character such as \', or "" for none')
     for name in ("delimiter", "quote"):
         if len(content.get(name, "").encode()) > 1:
             raise LakeError(f"{where}: {name} {content[name]!r}: expected an ASCII character")
@@ -118,7 +118,9 @@ def _block(where: str, domain: Domain, source: Mapping[str, Any]) -> tuple[Seque
     if content.get("decimal", ".") not in (".", ","):
         raise LakeError(f"{where}: decimal {content['decimal']!r}: expected . or ,")
     if content.get("thousands", "") not in THOUSANDS:
-        raise LakeError(f"{where}: thousands {content['thousands']!r}: expected one of {' '.join(THOUSANDS)} or a blank")
+        raise LakeError(
+            f"{where}: thousands {content['thousands']!r}: expected one of {' '.join(THOUSANDS)} or a blank"
+        )
     if "encoding" in content:
         content["encoding"] = _codec(where, content["encoding"])
     content["aliases"] = _aliases(where, domain, source.get("aliases", {}))
@@ -140,7 +142,7 @@ def _aliases(where: str, domain: Domain, aliases: Any) -> tuple[tuple[str, str],
     if not isinstance(aliases, dict):
         raise LakeError(f'{where}: expected aliases to be a table: {{ kunde = "customer_id" }}')
     for name, column in aliases.items():
-        if column not in domain.columns:
+        if not isinstance(column, str) or column not in domain.columns:
             raise LakeError(
                 f"{where}: {name} cannot stand for {column!r}: {domain.name} has no such column; "
                 f"it has {', '.join(domain.columns)}"
