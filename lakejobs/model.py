@@ -119,6 +119,9 @@ class Domain:
     rows: int = 10
     """Rows of a generated batch, by default."""
     corrections: tuple[Correction, ...] = ()
+    winner: str = "timestamp"
+    """Which of the rows with one key and date is kept: the one with the latest `timestamp`, then from the latest
+    delivery; or, if it is `delivery`, the one from the latest delivery, whatever the timestamps."""
 
     def __post_init__(self) -> None:
         columns = {name: kind if isinstance(kind, Column) else Column(kind) for name, kind in self.columns.items()}
@@ -152,6 +155,8 @@ class Domain:
             raise ValueError(
                 f"domain {self.name}: {', '.join(clash)} cannot name a domain or column: reserved by SQL or the lake"
             )
+        if self.winner not in ("timestamp", "delivery"):
+            raise ValueError(f"domain {self.name}: winner {self.winner!r}: expected timestamp or delivery")
         if self.columns[self.event_time] != "timestamp":
             raise ValueError(f"domain {self.name}: its event time {self.event_time} is not a timestamp")
         for correction in self.corrections:
@@ -176,6 +181,7 @@ class Domain:
             "key": list(self.keys),
             "event_time": self.event_time,
             **{f"column {name}": str(kind) for name, kind in self.columns.items()},
+            **({"winner": self.winner} if self.winner != "timestamp" else {}),
             **{
                 f"correction of {one.column}": f"{one.expression}, where it differs by more than {one.tolerance}"
                 for one in self.corrections

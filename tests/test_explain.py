@@ -1099,10 +1099,10 @@ def test_a_run_that_refuses_rejected_files_is_planned_to_fail(made, set_lake):
 
 
 def test_a_file_that_nobody_reads_is_wrong(made):
-    (made.root / "local_output/sales/x.csv.gz").write_bytes(b"x")
+    (made.root / "local_output/sales/x.csv.zip").write_bytes(b"x")
     code, said = ask("status")
     assert code == 2
-    assert "local_output/sales/x.csv.gz (not a .csv file): nobody reads it" in said
+    assert "local_output/sales/x.csv.zip (not a .csv file): nobody reads it" in said
 
 
 @pytest.mark.parametrize("option", ["--lake-earliest-date=foo", "--lake-chunk-rows=0"])

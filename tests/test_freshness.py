@@ -146,7 +146,7 @@ def test_every_setting_that_is_noted_as_deciding_rows_does(changed, monkeypatch)
     other = dataclasses.replace(reading, **changed)
     assert {name for name in reading.settings if reading.settings[name] != other.settings[name]} == {*changed}
     assert made_by.MadeBy.of(reading).rules_hash != made_by.MadeBy.of(other).rules_hash
-    assert {field.name for field in dataclasses.fields(Reading)} - {"domain"} == {*reading.settings}
+    assert {field.name for field in dataclasses.fields(Reading)} - {"domain", "marks"} == {*reading.settings}
 
 
 def test_what_an_earlier_version_made_is_made_anew_and_said_so(made, monkeypatch, caplog):
@@ -240,8 +240,8 @@ def test_a_file_without_key_or_event_time_is_rejected_with_a_guess(lake, column,
 @pytest.mark.parametrize(
     ("column", "renamed", "said"),
     [
-        ("customer_id", "kunde_id", "which the rule NULL:customer_id needs"),
-        ("total_amount", "total", "so it is computed where possible"),
+        ("customer_id", "who", "which the rule NULL:customer_id needs"),
+        ("total_amount", "sum", "so it is computed where possible"),
         ("payment_method", "paid_by", None),
     ],
 )

@@ -118,6 +118,31 @@ def test_a_project_has_domains_and_tables_of_its_own(shop):
     assert shop.ran == []
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_domain_may_say_that_the_later_delivery_wins_whatever_the_timestamps(shop, set_lake, merge):
+    set_lake(merge=merge)
+    shop.write("domains/orders.py", ORDERS.replace("    event_time=", '    winner="delivery",\n    event_time='))
+    row = "o1,1,2026-11-01T{}:00:00,{},yes,2026-12-01"
+    shop.deliver("orders", "b_20261101_130000.csv", row.format(11, "2.00"), header=HEADER)
+    assert shop.run()
+    shop.deliver("orders", "a_20261101_120000.csv", row.format(12, "1.00"), header=HEADER)
+    assert shop.run()
+    assert [*shop.rows("2026-11-01")["amount"]] == [Decimal("2.00")]
+    shop.deliver("orders", "a_20261101_140000.csv", row.format(9, "3.00"), row.format(8, "4.00"), header=HEADER)
+    assert shop.run()
+    assert [*shop.rows("2026-11-01")["amount"]] == [Decimal("4.00")]
+    traced = subprocess.run(
+        [LUIGI.with_name("lakejobs"), "trace", "orders", "o1", "1"],
+        cwd=shop.root, capture_output=True, text=True, check=True, timeout=120,
+    ).stdout  # fmt: skip
+    assert traced.count("that one was delivered later") == 2
+    shop.write("domains/orders.py", ORDERS)
+    project.load_domains.cache_clear()
+    project._load_domains.cache_clear()
+    assert shop.run()
+    assert [*shop.rows("2026-11-01")["amount"]] == [Decimal("1.00")]
+
+
 def test_a_project_can_add_to_what_comes_with_lakejobs(shop, set_lake):
     set_lake(domains="lakejobs.domains, domains", tables="lakejobs.sql.gold,./gold/")
     assert list(project.domains()) == ["sales", "customer_events", "inventory", "orders"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -44,9 +45,17 @@ def accept(run: Run, domain: str, file: str, aliases: tuple[str, ...], files: st
     there = {*map(str.casefold, header), *named.values()}
     absent = [column for column in domains()[domain].columns if column not in there]
     pattern = files or contracts.pattern_of(file)
-    block = contracts.add(domains()[domain], pattern, named, absent)
+    block, text = contracts.added(domains()[domain], pattern, named, absent)
+    path = contracts.path_of(domain)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(f"{path}.tmp", "w", encoding="utf-8") as handle:
+            handle.write(text)
+        os.replace(f"{path}.tmp", path)
+    except OSError as error:
+        raise LakeError(f"{path} cannot be written: {error.strerror}") from None
     if as_json:
-        print_json({"path": contracts.path_of(domain), "files": pattern, "aliases": named, "absent": absent})
+        print_json({"path": path, "files": pattern, "aliases": named, "absent": absent})
     else:
-        click.echo(f"Added to {contracts.path_of(domain)}:\n\n{block}")
+        click.echo(f"Added to {path}:\n\n{block}\nThe next run reads the file.")
     return 0

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lakejobs.engine import CsvFile, NotPlainError, QueryError, records, unpacking
 from lakejobs.engine.sql import text
 from lakejobs.messages import LakeError
-from lakejobs.storage.local import explained, reading
+from lakejobs.storage.local import reading, write
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -236,9 +236,9 @@ class Connection:
             inspection = file.inspection
             if unpacking.is_needed(inspection.packed, inspection.contract):
                 path = f"{self._directory}/unpacked_{next(_serial)}.csv"
-                with reading(file.path) as handle, explained(f"cannot write {path}"), open(path, "wb") as target:
+                with reading(file.path) as handle:
                     try:
-                        unpacking.unpack(handle, inspection.packed, inspection.contract, target)
+                        write(path, unpacking.chunks(handle, inspection.packed, inspection.contract))
                     except unpacking.DamagedError as error:
                         raise LakeError(f"{file.name or file.path} {error}; it changed while it was read") from None
                 found.append(dataclasses.replace(file, path=path))

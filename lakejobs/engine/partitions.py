@@ -140,7 +140,7 @@ def deduplicate(job: SilverJob, engine: Connection) -> None:
         if engine.rows("select 1 from repeated limit 1"):
             both = " union all ".join(rivals.format(name) for name in ("typed", *(["old_"] if job.stored else [])))
             engine.run(f"create or replace temp view rivals_ as {both}")
-            engine.run(f"insert into superseded {sql.superseded_rows()}")
+            engine.run(f"insert into superseded {sql.superseded_rows(domain)}")
     engine.run("delete from loaded_ using superseded as s where s.row_number_ = loaded_.rowid")
     columns = ", ".join(
         (

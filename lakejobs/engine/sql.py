@@ -182,18 +182,19 @@ def _compared(domain: Domain, rows: str) -> str:
     return rows
 
 
-def superseded_rows() -> str:
+def superseded_rows(domain: Domain) -> str:
     """Query over `rivals_`, the rows whose key occurs more than once on a date: row_number_ and partition_date of the
     superseded ones.
 
     Columns of `rivals_`: row_number_, partition_date, key_ (a number for each date and key), event_time_, delivery_ and
-    source_record. Of the rows with the same date and key, the one with the latest timestamp is kept, then the one from
-    the later delivery, then the later record.
+    source_record. Of the rows with the same date and key, the one with the latest timestamp is kept, unless the domain
+    says that the delivery alone decides, then the one from the later delivery, then the later record.
     """
+    latest = "event_time_ desc nulls last, " if domain.winner == "timestamp" else ""
     return (
         "select row_number_, partition_date from ("
         "select row_number_, partition_date, row_number() over (partition by key_ "
-        "order by event_time_ desc nulls last, delivery_ desc, source_record desc) as place "
+        f"order by {latest}delivery_ desc, source_record desc) as place "
         "from rivals_) as ranked where place > 1"
     )
 
@@ -218,7 +219,7 @@ def hashes(reading: Reading) -> dict[str, str]:
     reading = dataclasses.replace(reading, marks=())
     queries = {
         "typed": typed_rows(reading),
-        "superseded": f"{', '.join(domain.keys)}\n{superseded_rows()}",
+        "superseded": f"{', '.join(domain.keys)}\n{superseded_rows(domain)}",
         "judged": judged_rows(domain),
     }
     return {name: hashlib.sha256(query.encode()).hexdigest()[:32] for name, query in queries.items()}

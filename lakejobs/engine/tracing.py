@@ -19,6 +19,7 @@ from lakejobs.engine.duckdb import Connection, Delivered, delivered_as
 from lakejobs.engine.lineage import ROW, Grouping, composed, groupings
 from lakejobs.engine.local import GENERATED_AT, OnDisk, compute
 from lakejobs.engine.sql import text
+from lakejobs.model import Domain
 from lakejobs.storage.local import reading as reading_file
 
 Row = Mapping[str, Any]
@@ -410,7 +411,7 @@ class Tracer:
             for number, (file, found) in enumerate(places)
         ]
 
-    def superseded(self, some: Sequence[Sought]) -> set[int]:
+    def superseded(self, domain: Domain, some: Sequence[Sought]) -> set[int]:
         """The numbers of those of some records, all with the same key, that others supersede."""
         if not some:
             return set()
@@ -420,7 +421,7 @@ class Tracer:
             "f.event_time_, f.file_number as delivery_, f.source_record from sought_ as f "
             f"join (values {rows}) as r (number, file, record) on f.file_number = r.file and f.source_record = r.record"
         )
-        return {number for number, _ in self._connection.rows(sql.superseded_rows())}
+        return {number for number, _ in self._connection.rows(sql.superseded_rows(domain))}
 
     def stored(self, reading: Reading, silver: str, key: Mapping[str, str]) -> list[dict[str, Any]]:
         """The rows of silver that have a key, or hold a malformed line that contains it."""

@@ -13,17 +13,14 @@ import csv
 import datetime as dt
 import gzip
 import io
-import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from lakejobs.model import Contract
+from lakejobs.storage.local import temporary
 
 CHUNK = 4 << 20
-IN_MEMORY = 32 << 20
-"""Bytes of text that stay in memory while a file is inspected."""
 
 
 class DamagedError(Exception):
@@ -45,21 +42,18 @@ def is_needed(packed: str, contract: Contract) -> bool:
 
 @contextlib.contextmanager
 def unpacked(source: BinaryIO, packed: str, contract: Contract) -> Iterator[BinaryIO]:
-    """The text of a file as UTF-8; the file itself if it needs nothing."""
+    """The text of a file as UTF-8; the file itself if it needs nothing. Raises DamagedError."""
     if not is_needed(packed, contract):
         yield source
         return
-    with tempfile.SpooledTemporaryFile(IN_MEMORY) as spooled:
-        text = cast(BinaryIO, spooled)
-        unpack(source, packed, contract, text)
-        text.seek(0)
+    with temporary(chunks(source, packed, contract)) as text:
         yield text
 
 
-def unpack(source: BinaryIO, packed: str, contract: Contract, target: BinaryIO) -> None:
-    """Write the text of a file as UTF-8. Raises DamagedError."""
+def chunks(source: BinaryIO, packed: str, contract: Contract) -> Iterator[bytes]:
+    """The text of a file as UTF-8, in pieces. Raises DamagedError."""
     if packed == "excel":
-        _write_sheet(source, contract.sheet, target)
+        yield from _lines_of_sheet(source, contract.sheet)
         return
     with contextlib.ExitStack() as stack:
         data = source
@@ -70,7 +64,7 @@ def unpack(source: BinaryIO, packed: str, contract: Contract, target: BinaryIO) 
 
             data = cast(BinaryIO, io.BufferedReader(cast(Any, pa.CompressedInputStream(_StaysOpen(source), "zstd"))))
         try:
-            _decode(data, contract.encoding, target)
+            yield from _decoded(data, contract.encoding)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DamagedError(f"cannot be unpacked: {error}") from None
         except OSError as error:
@@ -94,46 +88,45 @@ class _StaysOpen(io.RawIOBase):
         return len(read)
 
 
-def _decode(data: BinaryIO, encoding: str, target: BinaryIO) -> None:
+def _decoded(data: BinaryIO, encoding: str) -> Iterator[bytes]:
     if encoding in ("", "utf-8"):
-        shutil.copyfileobj(data, target, CHUNK)
+        while chunk := data.read(CHUNK):
+            yield chunk
         return
     decoder = codecs.getincrementaldecoder(encoding)("c1-controls" if encoding == "cp1252" else "strict")
-    read, is_last = 0, False
+    is_last = False
     while not is_last:
         chunk = data.read(CHUNK)
         is_last = not chunk
         try:
-            target.write(decoder.decode(chunk, final=is_last).encode("utf-8", "replace"))
-        except UnicodeError as error:
-            at = f", at byte {read + error.start:,} or before" if isinstance(error, UnicodeDecodeError) else ""
-            raise DamagedError(f"is not {encoding} text, as its contract says{at}") from None
-        read += len(chunk)
+            text = decoder.decode(chunk, final=is_last)
+        except UnicodeError:
+            raise DamagedError(f"is not {encoding} text, as its contract says") from None
+        yield text.encode("utf-8", "replace")
 
 
-def _write_sheet(source: BinaryIO, sheet: str, target: BinaryIO) -> None:
+def _lines_of_sheet(source: BinaryIO, sheet: str) -> Iterator[bytes]:
     import python_calamine as calamine
 
     try:
         workbook = calamine.load_workbook(cast(Any, source))
-    except (calamine.CalamineError, ValueError) as error:
-        raise DamagedError(f"cannot be read as an Excel workbook: {error}") from None
-    names = workbook.sheet_names
-    if not names or (sheet and sheet not in names):
-        raise DamagedError(f"has no sheet {sheet or 'at all'}; it has {', '.join(names) or 'none'}")
-    try:
+        names = workbook.sheet_names
+        if not names or (sheet and sheet not in names):
+            raise DamagedError(f"has no sheet {sheet or 'at all'}; it has {', '.join(names) or 'none'}")
         rows = workbook.get_sheet_by_name(sheet or names[0]).to_python(skip_empty_area=False)
     except (calamine.CalamineError, ValueError) as error:
         raise DamagedError(f"cannot be read as an Excel workbook: {error}") from None
-    text = io.TextIOWrapper(target, "utf-8", newline="", write_through=True)
-    write = csv.writer(text, lineterminator="\n").writerow
+    line = io.StringIO()
+    write = csv.writer(line, lineterminator="\n").writerow
     for row in rows:
         values = [_cell(value) for value in row]
         if any(values):
             write(values)
         else:
-            text.write("\n")  # so that the number of a line is the number of the row
-    text.detach()
+            line.write("\n")  # so that the number of a line is the number of the row
+        yield line.getvalue().encode("utf-8", "replace")
+        line.seek(0)
+        line.truncate()
 
 
 def _cell(value: Any) -> str:

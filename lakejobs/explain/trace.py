@@ -353,7 +353,7 @@ class _Fates:
             if self._was_read(one) and all(one.values[name] is not None for name in state.reading.domain.keys):
                 by_date.setdefault(one.values["partition_date"], []).append(one)
         for rivals in by_date.values():
-            gone = tracer.superseded(rivals)
+            gone = tracer.superseded(state.reading.domain, rivals)
             (winner,) = (one for one in rivals if one.number not in gone)
             self._winners |= {one.number: winner for one in rivals if one.number in gone}
 
@@ -383,7 +383,7 @@ class _Fates:
             else:
                 why = f"silver for {date} was not built from this file as it is now; the next run does that"
         elif winner:
-            fate, why = SUPERSEDED, _reason(one, winner)
+            fate, why = SUPERSEDED, _reason(self._state.reading.domain, one, winner)
             by = (winner.file.name, winner.place.record)
         elif gone := self._gone(date) if row is None else None:
             fate, why, by = SUPERSEDED, "bronze does not hold that one any more, so the next run takes this one", gone
@@ -472,10 +472,10 @@ def _meanings(domain: Domain) -> dict[str, str]:
     return {rule.code: str(rule.content.get("notes") or rule.type) for rule in rules}
 
 
-def _reason(loser: Sought, winner: Sought) -> str:
+def _reason(domain: Domain, loser: Sought, winner: Sought) -> str:
     """Why a record supersedes another one with its key."""
     before, after = loser.values["event_time_"], winner.values["event_time_"]
-    if after is not None and (before is None or after > before):
+    if domain.winner == "timestamp" and after is not None and (before is None or after > before):
         return f"that one has a later timestamp: {after} instead of {before or 'none that is usable'}"
     if winner.file.number != loser.file.number:
         return "that one was delivered later"

@@ -20,7 +20,6 @@ import dataclasses
 import difflib
 import fnmatch
 import json
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -168,8 +167,8 @@ def pattern_of(name: str) -> str:
     return re.sub(r"[0-9]+(?:[_-][0-9]+)*", "*", re.sub(r"([*?\[])", r"[\1]", name))
 
 
-def add(domain: Domain, files: str, aliases: Mapping[str, str], absent: Sequence[str]) -> str:
-    """Add a block to the contracts of a domain, if they are intact with it. Returns the block."""
+def added(domain: Domain, files: str, aliases: Mapping[str, str], absent: Sequence[str]) -> tuple[str, str]:
+    """A new block, and the text of the domain's contracts with it. Raises LakeError if they would be broken."""
     load(domain)
     lines = ["[[source]]", f"files = {json.dumps(files, ensure_ascii=False)}"]
     if aliases:
@@ -182,12 +181,5 @@ def add(domain: Domain, files: str, aliases: Mapping[str, str], absent: Sequence
     block = "\n".join(lines) + "\n"
     path = path_of(domain.name)
     _block(f"{path}, the new source", domain, tomllib.loads(block)["source"][0])
-    before = project.read_text(path) if project.exists(path) else ""
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(f"{path}.tmp", "w", encoding="utf-8") as handle:
-            handle.write(f"{before.rstrip()}\n\n{block}" if before.strip() else block)
-        os.replace(f"{path}.tmp", path)
-    except OSError as error:
-        raise LakeError(f"{path} cannot be written: {error.strerror}") from None
-    return block
+    before = project.read_text(path).rstrip() if project.exists(path) else ""
+    return block, f"{before}\n\n{block}" if before else block

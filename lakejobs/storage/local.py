@@ -13,14 +13,17 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from lakejobs.messages import LakeError, log
 from lakejobs.storage import ANY, TEMPORARY, ChangedError, File, Listing, MissingError
 
 COPIED_AT_ONCE = 1 << 30
+IN_MEMORY = 32 << 20
+"""Bytes of a temporary file that are not on the disk."""
 VERSION = re.compile("([0-9]+)-(-?[0-9]+)-")
 _serial = itertools.count()
 
@@ -347,6 +350,17 @@ def write(path: str, chunks: Iterable[bytes]) -> None:
     with explained(f"cannot write {path}"), open(path, "wb") as target:
         for chunk in chunks:
             target.write(chunk)
+
+
+@contextlib.contextmanager
+def temporary(chunks: Iterable[bytes]) -> Iterator[BinaryIO]:
+    """A file without a name, in memory unless it is large."""
+    with tempfile.SpooledTemporaryFile(IN_MEMORY) as spooled:
+        for chunk in chunks:
+            with explained("cannot write a temporary file"):
+                spooled.write(chunk)
+        spooled.seek(0)
+        yield cast(BinaryIO, spooled)
 
 
 def absolute(path: str) -> str:
