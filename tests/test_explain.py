@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import gzip
 import hashlib
 import json
 import lzma
@@ -23,7 +25,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from conftest import DOMAINS, PROJECT, LakeUnderTest, known_tables, read_footer, sale, set_tables
+from conftest import DOMAINS, HEADERS, PROJECT, LakeUnderTest, known_tables, read_footer, sale, set_tables
 
 import lakejobs
 from lakejobs.commands import main
@@ -1220,3 +1222,50 @@ def test_a_lake_in_an_object_store_answers_and_gets_no_write(lake, set_lake, mon
         ask("verify")[1]
         == "2 bronze files, 1 silver partition and 7 gold tables verified: all of them as they should be\n"
     )
+
+
+# ------------------------------------------------------------------------------------------------ invalid
+
+
+def test_invalid_rows_are_given_as_delivered(lake, monkeypatch):
+    (lake.root / "expectations/sales.deliveries.toml").write_text('[[source]]\nfiles = "a*"\ndelimiter = ";"\n')
+    line = "s{};2026-11-0{}T10:00:00;{};P1;Lamp;  Home;2;5.00;10.00;cash;completed"
+    lake.deliver_bytes(
+        "sales",
+        "a_20261102_120000.csv.gz",
+        gzip.compress("\n".join([HEADERS["sales"].replace(",", ";"), line.format(1, 1, ""), "s2;broken",
+                                 line.format(3, 2, ""), line.format(4, 2, "C1"), ""]).encode()),
+    )  # fmt: skip
+    lake.deliver("sales", "b_20261102_130000.csv", sale("s5", quantity="two"))
+    assert lake.run()
+    code, said = ask("invalid", "sales", "--out", "fix.csv")
+    assert code == 1
+    assert said.splitlines() == [
+        "           2  NULL:customer_id, 2026-11-01 … 2026-11-02",
+        "           1  TYPE:quantity, 2026-11-01",
+        "           1  NULL:quantity, 2026-11-01",
+        "           1  MALFORMED_LINE, 2026-11-02",
+        "4 invalid rows of sales in fix.csv",
+    ]
+    first, fifth, broken, third = csv.DictReader((lake.root / "fix.csv").open())
+    bronze = "bronze/sales/year=2026/month=11/day=02"
+    assert (first["sale_id"], first["category"], first["_errors"]) == ("s1", "  Home", "NULL:customer_id")
+    assert (fifth["quantity"], fifth["_errors"]) == ("two", "TYPE:quantity; NULL:quantity")
+    assert (fifth["_file"], fifth["_record"]) == (f"{bronze}/b_20261102_130000.csv", "1")
+    assert (broken["_line"], broken["sale_id"], broken["_record"]) == ("s2;broken", "", "2")
+    assert third["_file"] == f"{bronze}/a_20261102_120000.csv.gz"
+    assert ask("invalid", "sales", "--since", "2026-11-02", "--code", "NULL:customer_id")[1].endswith(
+        "1 invalid row of sales\n"
+    )
+    assert "fix.csv exists" in ask("invalid", "sales", "--out", "fix.csv")[1]
+    assert ask("invalid", "inventory") == (0, "0 invalid rows of inventory\n")
+    # Corrected, and without what cannot be corrected, the file is a delivery.
+    lines = (lake.root / "fix.csv").read_text().splitlines()
+    fixed = [
+        line.replace("T10:00:00,,", "T10:00:00,C7,").replace(",two,", ",2,") for line in lines if "broken" not in line
+    ]
+    lake.deliver("sales", "fix.csv", *fixed[1:], header=fixed[0])
+    assert lake.run()
+    rows = lake.silver()
+    assert {*rows[rows["is_valid"]]["sale_id"]} == {"s1", "s3", "s4", "s5"}
+    assert ask("invalid", "sales")[1].endswith("1 invalid row of sales\n")

@@ -6,6 +6,7 @@ import click
 
 from lakejobs.commands.accept import accept
 from lakejobs.commands.diff import diff
+from lakejobs.commands.invalid import invalid
 from lakejobs.commands.new import init
 from lakejobs.commands.plan import plan
 from lakejobs.commands.query import sql
@@ -24,5 +25,5 @@ def main() -> None:
     """Create and test a data lake project, and ask a lake. To run one: luigi --module lakejobs GoldAll"""
 
 
-for command in (init, test, accept, status, plan, why, trace, diff, restatements, verify, suggest, sql):
+for command in (init, test, accept, status, plan, why, trace, diff, restatements, verify, invalid, suggest, sql):
     main.add_command(command)

@@ -189,27 +189,27 @@ def key(run: Run, name: str, values: Mapping[str, str]) -> KeyTrace:
     sought = {column: values[column].strip(" \t") for column in domain.keys}
     if empty := [column for column, value in sought.items() if not value]:
         raise LakeError(f"{few(empty)} is empty: records without a key are not told apart")
-    with _traced(run) as tracer:
+    with traced(run) as tracer:
         # Of a damaged partition, bronze is read: it is stale.
         intact = {date.isoformat(): run.lake.silver(name, date) for date in sorted(state.silver)}
         silver = tracer.silver(intact, silver_types(domain))
         stored = [row for row in tracer.stored(state.reading, silver, sought) if _is_meant(row, sought)]
         dates = {row["partition_date_"] for row in stored} | {*state.stale_dates()}
-        found = _bronze_files(run, state, dates)
+        found = bronze_files(run, state, dates)
         records = _records(tracer, state, found, sought)
         if not records and (every := {*map(dt.date.fromisoformat, _dates_of(state))} - dates):
             # Silver should know every key; if something else changed silver, bronze still does.
-            found = _bronze_files(run, state, every | dates)
+            found = bronze_files(run, state, every | dates)
             records = _records(tracer, state, found, sought)
         entries = {file.number: entry for file, entry in found}
         fates = _Fates(run, state, tracer, stored, records, entries)
-        traced = [fates.of(one) for one in records]
-        traced += _in_rejected_files(state, sought)
-        close = [] if traced else tracer.close_keys(silver, sought, CLOSE + 1)
+        told = [fates.of(one) for one in records]
+        told += _in_rejected_files(state, sought)
+        close = [] if told else tracer.close_keys(silver, sought, CLOSE + 1)
     return KeyTrace(
         name,
         sought,
-        traced,
+        told,
         [text for one in close if (text := " ".join(map(str, one))) != " ".join(sought.values())][:CLOSE],
         [*_not_landed(state), *fates.notes()],
     )
@@ -233,12 +233,12 @@ def _dates_of(state: DomainState) -> set[str]:
 
 
 @contextlib.contextmanager
-def _traced(run: Run) -> Iterator[Tracer]:
+def traced(run: Run) -> Iterator[Tracer]:
     with opened(run.lake.scratch, settings().memory_limit, run.lake.store.on_disk) as tracer:
         yield tracer
 
 
-def _partitions(run: Run, domain: str) -> dict[str, str]:
+def partitions(run: Run, domain: str) -> dict[str, str]:
     """The files of a domain's silver partitions by date, damaged ones too."""
     return {date.isoformat(): run.lake.silver(domain, date) for date in sorted(run.state(domain).present)}
 
@@ -269,7 +269,7 @@ def _stands_in(line: str, values: Iterable[str]) -> bool:
     return True
 
 
-def _bronze_files(run: Run, state: DomainState, dates: set[dt.date]) -> list[tuple[CsvFile, ManifestEntry]]:
+def bronze_files(run: Run, state: DomainState, dates: set[dt.date]) -> list[tuple[CsvFile, ManifestEntry]]:
     """The bronze files that can hold records of these dates, and those that no manifest knows; in order of delivery."""
     days = {date.isoformat() for date in dates}
     found: list[tuple[dt.date, ManifestEntry]] = []
@@ -605,7 +605,7 @@ def _newest(run: Run, table: Table, identity: str | None = None) -> _Newest | No
 
 def _target(run: Run, table: Table, newest: _Newest) -> Target:
     paths = {
-        source.name: _partitions(run, source.name) if source.name in domains() else {"": newest.below[source.name].path}
+        source.name: partitions(run, source.name) if source.name in domains() else {"": newest.below[source.name].path}
         for source in table.sources
     }
     job = gold_job(table, paths, [] if table.is_by_day else None, dt.datetime.now(dt.UTC))
@@ -623,7 +623,7 @@ def cell(run: Run, name: str, values: Mapping[str, str | None]) -> Iterator[Cell
     newest = _newest(run, table)
     if newest is None:
         raise LakeError(f"gold table {name} has no snapshot yet; run luigi --module lakejobs GoldAll")
-    with _traced(run) as tracer, sql_errors(table):
+    with traced(run) as tracer, sql_errors(table):
         target = _target(run, table, newest)
         try:
             snapshot = tracer.snapshot(newest.path)
@@ -672,7 +672,7 @@ def prove(run: Run, name: str) -> tuple[int, Sequence[Difference]]:
     newest = _newest(run, table)
     if newest is None:
         raise LakeError(f"gold table {name} has no snapshot yet")
-    with _traced(run) as tracer, sql_errors(table):
+    with traced(run) as tracer, sql_errors(table):
         target = _target(run, table, newest)
         followed: Followed = tracer.follow(target, tracer.cells(target))
         return tracer.count(followed.cells), followed.differences
