@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -410,6 +410,22 @@ class Tracer:
             Sought(number, file, found, values[file.number, found.record])
             for number, (file, found) in enumerate(places)
         ]
+
+    def delivered(
+        self, files: Sequence[CsvFile], wanted: Mapping[str, Collection[int]], columns: Sequence[str]
+    ) -> dict[tuple[str, int], tuple[list[str], str]]:
+        """Records by the names of their files and their numbers there: the text of `columns`, '' where there is none,
+        and that of the line if it is malformed, else ''."""
+        found = {}
+        some = [file for file in files if file.name in wanted]
+        for file, path in zip(some, self._on_disk([file.path for file in some]), strict=True):
+            known, as_delivered = file.inspection, delivered_as(file, columns)
+            with reading_file(path) as packed, unpacking.unpacked(packed, known.packed, known.contract) as handle:
+                for one in records.find(handle, known, wanted[file.name]):
+                    _, _, content, line = as_delivered(one.record, one.fields, one.text)
+                    values = [value or "" for value in content[1]] if content else [""] * len(columns)
+                    found[file.name, one.record] = values, line or ""
+        return found
 
     def superseded(self, domain: Domain, some: Sequence[Sought]) -> set[int]:
         """The numbers of those of some records, all with the same key, that others supersede."""

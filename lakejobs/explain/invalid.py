@@ -5,10 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
-from lakejobs.engine import records, unpacking
-from lakejobs.engine.duckdb import delivered_as
 from lakejobs.engine.types import silver_types
 from lakejobs.explain.trace import bronze_files, partitions, traced
 from lakejobs.freshness.runs import Run
@@ -68,9 +65,13 @@ def invalid(run: Run, name: str, since: dt.date | None, code: str | None) -> Inv
             f"select partition_date_, validation_errors, source_file, source_record from {silver} where not is_valid "
             "order by partition_date_, place_"
         )
-    if code:
-        stored = [row for row in stored if code in row["validation_errors"].split("; ")]
-    delivered = _delivered(run, name, columns, stored)
+        if code:
+            stored = [row for row in stored if code in row["validation_errors"].split("; ")]
+        wanted: dict[str, set[int]] = {}
+        for row in stored:
+            wanted.setdefault(row["source_file"], set()).add(row["source_record"])
+        files = [file for file, _ in bronze_files(run, state, {row["partition_date_"] for row in stored})]
+        delivered = tracer.delivered(files, wanted, columns)
     rows = [
         Row(row["partition_date_"], row["validation_errors"], *place, *delivered[place])
         for row in stored
@@ -86,26 +87,3 @@ def invalid(run: Run, name: str, since: dt.date | None, code: str | None) -> Inv
     if state.stale_landings():
         notes.append("files wait in staging; run luigi --module lakejobs GoldAll first")
     return Invalid(columns, rows, notes)
-
-
-def _delivered(
-    run: Run, name: str, columns: list[str], stored: list[dict[str, Any]]
-) -> dict[tuple[str, int], tuple[list[str], str]]:
-    """The fields of records, and the text if that is malformed, by file and number."""
-    wanted: dict[str, set[int]] = {}
-    for row in stored:
-        wanted.setdefault(row["source_file"], set()).add(row["source_record"])
-    found = {}
-    for file, _ in bronze_files(run, run.state(name), {row["partition_date_"] for row in stored}):
-        if file.name not in wanted:
-            continue
-        known, as_delivered = file.inspection, delivered_as(file, columns)
-        with (
-            run.lake.store.reading(file.path) as packed,
-            unpacking.unpacked(packed, known.packed, known.contract) as handle,
-        ):
-            for one in records.find(handle, known, wanted[file.name]):
-                _, _, content, line = as_delivered(one.record, one.fields, one.text)
-                values = [value or "" for value in content[1]] if content else [""] * len(columns)
-                found[file.name, one.record] = values, line or ""
-    return found
