@@ -312,7 +312,7 @@ def test_only_files_that_can_hold_the_key_are_read(two_weeks):
     with run_of(two_weeks) as run:
         state = run.state("inventory")
         days = sorted(state.silver)
-        files = [file.name for file, _ in tracing._bronze_files(run, state, {days[-1]})]
+        files = [file.name for file, _ in tracing.bronze_files(run, state, {days[-1]})]
         assert len(files) < len(list((two_weeks.root / "datalake/bronze/inventory").glob("**/*.csv")))
 
 
