@@ -139,6 +139,28 @@ class lake(luigi.Config):  # noqa: N801 - Luigi names a configuration section af
                     )
 
 
+class alerts(luigi.Config):  # noqa: N801
+    """Whom `lakejobs check` tells of what is wrong, failed or late."""
+
+    urls = luigi.Parameter(
+        default="", description="URLs of apprise, separated by blanks: mailto://…, slack://…, msteams://…, json://…"
+    )
+    deadlines: Any = luigi.DictParameter(
+        default={}, description='When each domain has to be delivered (UTC): {"inventory": "07:00 Mon-Fri"}.'
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        known = [name for name, _ in self.get_params()]
+        for name in _own_settings(luigi.configuration.get_config(), "alerts"):
+            if name not in known:
+                raise LakeError(f"unknown setting [alerts] {name}; expected one of {', '.join(known)}")
+
+    @property
+    def channels(self) -> list[str]:
+        return list(dict.fromkeys(self.urls.split()))
+
+
 def _is_http(url: str) -> bool:
     """Whether it is a URL that HTTP can reach."""
     try:
@@ -213,9 +235,9 @@ DEFAULTS = {
 
 def apply_defaults() -> None:
     """Give Luigi the settings above, unless a configuration file sets them."""
-    # Luigi reads some [core] settings outside its own parameters, and then warns that they are unused. In [lake], an
-    # unknown setting is an error.
-    warnings.filterwarnings("ignore", message=".*not consumed by the task '(core|lake)'", category=UserWarning)
+    # Luigi reads some [core] settings outside its own parameters, and then warns that they are unused. In [lake]
+    # and [alerts], an unknown setting is an error.
+    warnings.filterwarnings("ignore", message=".*not consumed by the task '(core|lake|alerts)'", category=UserWarning)
     settings = luigi.configuration.get_config()
     for section, options in DEFAULTS.items():
         for option, value in options.items():

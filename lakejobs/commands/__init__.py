@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lakejobs.commands.accept import accept
+from lakejobs.commands.check import check
 from lakejobs.commands.diff import diff
 from lakejobs.commands.invalid import invalid
 from lakejobs.commands.new import init
@@ -25,5 +26,5 @@ def main() -> None:
     """Create and test a data lake project, and ask a lake. To run one: luigi --module lakejobs GoldAll"""
 
 
-for command in (init, test, accept, status, plan, why, trace, diff, restatements, verify, invalid, suggest, sql):
+for command in (init, test, accept, status, check, plan, why, trace, diff, restatements, verify, invalid, suggest, sql):
     main.add_command(command)

@@ -28,14 +28,15 @@ def status(run: Run, as_json: bool) -> int:
 
     Reads facts only, no data. Exits 0 if all is fresh, 1 if something is due, 2 if something needs a person.
     """
+    from lakejobs.explain import alerts
     from lakejobs.explain import status as statuses
 
-    found = statuses.look(run)
+    found, dead = statuses.look(run), alerts.failures(run.lake.store)
     if as_json:
-        print_json({"state": found.state, **dataclasses.asdict(found)})
+        print_json({"state": found.state, **dataclasses.asdict(found), "alerts": dead})
     else:
-        click.echo("\n".join(said(found)))
-    return CODES[found.state]
+        click.echo("\n".join(said(found) + dead))
+    return CODES["wrong" if dead else found.state]
 
 
 def said(found: Status) -> list[str]:

@@ -20,6 +20,8 @@ from lakejobs.storage import deliveries
 from lakejobs.tables import Table, broken_tables, domains_of, tables
 
 FRESH, DUE, WRONG = "fresh", "due", "wrong"
+FAILED = "the last run failed: "
+"""How a problem begins that the last run had."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def look(run: Run) -> Status:
     broken = [TableStatus(name, WRONG, [reason]) for name, reason in broken_tables().items()]
     known = [_table(run, table) for table in tables().values()]
     last = ledger.last_run(run.lake)
-    failed = {entry.name: f"the last run failed: {entry.reason}" for entry in last if entry.outcome == ledger.FAILED}
+    failed = {entry.name: f"{FAILED}{entry.reason}" for entry in last if entry.outcome == ledger.FAILED}
     return Status(
         [_failed(domain, failed) for domain in found], [_failed(table, failed) for table in known + broken], last
     )
