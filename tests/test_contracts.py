@@ -202,10 +202,13 @@ def test_a_file_whose_columns_have_other_names_waits_until_it_is_accepted(lake, 
     accepted = lakejobs(lake, *command.split())
     assert accepted.returncode == 0, accepted.stderr
     assert 'files = "hamburg_*.csv"\naliases = { "Kunde_Id" = "customer_id" }' in accepted.stdout
+    assert "held back" not in lakejobs(lake, "status").stdout, "the next run reads it"
+    caplog.clear()
     # The next one of the same source, too.
     lake.deliver("sales", "hamburg_20261101_130000.csv", sale("s3"), header=header)
     assert lake.run()
     assert [*lake.silver()["customer_id"]] == ["C1", "C1", "C1"]
+    assert "held back" not in caplog.text
     assert lakejobs(lake, "status").returncode == 0
     for cache in lake.root.glob("datalake/**/_*"):
         if cache.is_file():

@@ -294,9 +294,15 @@ class DomainState:
             self._identities = {date.isoformat(): silver.identity for date, silver in sorted(self.silver.items())}
         return self._identities
 
-    def _is_still_there(self, landing: dt.date, name: str) -> bool:
-        """Whether a known file is still in bronze. Only a stale landing date can have lost one."""
-        return landing not in self.stale or self.is_landed(self.bronze_path(landing, name))
+    def _is_as_known(self, landing: dt.date, name: str) -> bool:
+        """Whether a known file is still in bronze, to be read as it was. Only on a stale landing date it may not be."""
+        if landing not in self.stale:
+            return True
+        manifest = self.read_manifest(landing)
+        known = (
+            next((one.inspection.contract for one in manifest.files if one.name == name), None) if manifest else None
+        )
+        return known in (None, self.contract_of(name)) and self.is_landed(self.bronze_path(landing, name))
 
     @property
     def rejected(self) -> list[str]:
@@ -305,7 +311,7 @@ class DomainState:
             self.shown(date, name) + _rejected(reason)
             for date, landing in sorted(self.landings.items())
             for name, reason in landing.rejected.items()
-            if self._is_still_there(date, name)
+            if self._is_as_known(date, name)
         ]
 
     @property
@@ -314,13 +320,13 @@ class DomainState:
         lacking: dict[str, list[str]] = {}
         for date, landing in sorted(self.landings.items()):
             for name, columns in landing.missing.items():
-                for column in columns if self._is_still_there(date, name) else ():
+                for column in columns if self._is_as_known(date, name) else ():
                     lacking.setdefault(column, []).append(self.bronze_path(date, name))
         said = [
             f"{self.shown(date, name)} is empty"
             for date, landing in sorted(self.landings.items())
             for name, notes in landing.notes.items()
-            if EMPTY in notes and self._is_still_there(date, name)
+            if EMPTY in notes and self._is_as_known(date, name)
         ]
         for column, why in needed_columns(self.reading.domain).items() if lacking else ():
             if files := lacking.get(column):
