@@ -306,13 +306,13 @@ def test_broken_contracts_fail_their_domain_alone_and_land_nothing(lake, declare
 def test_a_contract_that_makes_no_sense_is_named(lake, text, message):
     (lake.root / "expectations/sales.deliveries.toml").write_text(text)
     with pytest.raises(LakeError, match=re.escape(message)):
-        contracts.load(DOMAINS["sales"])
+        contracts.read(DOMAINS["sales"])
 
 
 def test_later_blocks_override_earlier_ones(lake, declare):
     declare('delimiter = ";"\nabsent = ["status"]\nencoding = "latin1"',
             'files = ["Hamburg*", "x"]\ndelimiter = "|"\nabsent = ["category"]')  # fmt: skip
-    loaded = contracts.load(DOMAINS["sales"])
+    loaded = contracts.read(DOMAINS["sales"])
     one, other = loaded.of("hamburg_1.csv"), loaded.of("y.csv")
     assert (one.delimiter, one.absent, one.encoding) == ("|", ("status", "category"), "iso8859-1")
     assert (other.delimiter, other.absent) == (";", ("status",))

@@ -120,7 +120,7 @@ class DomainState:
         self.token = self.lake.store.token(self.domain)
         domain = domains()[self.domain]
         try:
-            self.contracts = contracts.load(domain)
+            self.contracts = contracts.read(domain)
         except LakeError:  # told where the suite is loaded, and before anything lands
             self.contracts = Contracts()
         self.reading = reading_of(domain, self.contracts)

@@ -31,7 +31,7 @@ LOOKS_LIKE = 0.5
 
 def land(state: DomainState, dates: Sequence[dt.date], engine: Engine, on_progress: OnProgress) -> str:
     """Land what is staged for some dates, inspect the new files and write the manifests. Returns a summary."""
-    contracts.load(state.reading.domain)  # raises an error if they are broken
+    contracts.read(state.reading.domain)  # raises an error if they are broken
     earlier, troubles = Deliveries(state), []
     staged: dict[dt.date, dict[str, Staged]] = {}
     inspected: dict[str, Inspection] = {}  # the files that land in this call, by bronze path

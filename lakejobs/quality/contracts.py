@@ -67,7 +67,7 @@ def path_of(domain: str) -> str:
     return f"{settings().expectations}/{domain}.deliveries.toml"
 
 
-def load(domain: Domain) -> Contracts:
+def read(domain: Domain) -> Contracts:
     """The contracts of a domain. Raises LakeError with the file and the block."""
     path = path_of(domain.name)
     if not project.exists(path):
@@ -169,7 +169,7 @@ def pattern_of(name: str) -> str:
 
 def added(domain: Domain, files: str, aliases: Mapping[str, str], absent: Sequence[str]) -> tuple[str, str]:
     """A new block, and the text of the domain's contracts with it. Raises LakeError if they would be broken."""
-    load(domain)
+    read(domain)
     lines = ["[[source]]", f"files = {json.dumps(files, ensure_ascii=False)}"]
     if aliases:
         members = ", ".join(

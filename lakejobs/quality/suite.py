@@ -122,7 +122,7 @@ def load_suite(domain: Domain) -> Suite:
     Raises LakeError, with the file and the rule, for missing or broken JSON, a missing or duplicate code, an unknown
     severity, a column that the domain does not have, or a broken contract beside it.
     """
-    contracts.load(domain)
+    contracts.read(domain)
     path = suite_path(domain.name)
     if not project.exists(path):
         raise LakeError(f"{path} is missing: every domain needs a suite of rules, even an empty one")

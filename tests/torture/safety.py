@@ -22,7 +22,7 @@ EVIL = [
     "sales'); copy (select 1) to 'pwned'; --", "<script>alert(1)</script>", "a,b", "\u202e", "é", "x" * 200, "con",
     "|touch pwned",
 ]  # fmt: skip
-SAFE = ("json.loads", "json.load", "re.compile", "YAML(typ='safe', pure=True).load")
+SAFE = ("json.loads", "json.load", "tomllib.loads", "re.compile", "YAML(typ='safe', pure=True).load")
 """Calls that only sound as if they made code of data."""
 
 
